@@ -1,0 +1,21 @@
+"""Speech recognition: audio -> filterbank -> BLSTM -> CTC -> transcript.
+
+    from asr import load_model
+    print(load_model().transcribe("speech.flac").text)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asr.transcribe import Recognizer, Transcript, Word, load_model
+
+__all__ = ["Recognizer", "Transcript", "Word", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `asr --help` does not pay for importing torch.
+    if name in __all__:
+        import asr.transcribe
+
+        return getattr(asr.transcribe, name)
+    raise AttributeError(f"module 'asr' has no attribute {name!r}")

@@ -1,0 +1,166 @@
+"""Configuration of a recipe and of a model directory: frozen, typed, validated.
+
+A recipe is a TOML file with these tables; the model directory's `config.toml` is the same
+thing, so a model always carries the recipe that made it.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from asr.errors import ConfigError
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Table):
+    """Names of manifests (`NAME.jsonl.gz` in the data folder) and which utterances are used."""
+
+    train: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    min_seconds: float = Field(0.1, ge=0)
+    max_seconds: float = Field(30.0, gt=0)  # longer utterances are listed and left out
+
+
+class FeatureConfig(_Table):
+    """Kaldi-compatible log-mel filterbank."""
+
+    sample_rate: int = Field(16000, gt=0)  # Hz
+    num_mel_bins: int = Field(80, ge=4)
+    frame_length: float = Field(25.0, gt=0)  # ms
+    frame_shift: float = Field(10.0, gt=0)  # ms
+    low_freq: float = Field(20.0, ge=0)  # Hz
+    high_freq: float = -400.0  # Hz; not positive: offset from Nyquist
+    snip_edges: bool = False
+    dither: float = Field(0.0, ge=0)  # in training only
+    deltas: int = Field(0, ge=0, le=2)  # orders of time derivatives appended
+
+
+class UnitConfig(_Table):
+    """What the network emits. Unit 0 is the CTC blank."""
+
+    kind: Literal["phoneme", "subword", "character"] = "phoneme"
+    vocab_size: int = Field(500, gt=1)  # subwords only
+    lexicon: str = ""  # phonemes only: path, or empty for the lexicon that comes with asr
+
+
+class ModelConfig(_Table):
+    """Acoustic model: subsampling front end, recurrent stack, output layer."""
+
+    subsampling: Literal["conv4", "stack"] = "conv4"
+    conv_channels: int = Field(32, gt=0)
+    stack: int = Field(3, gt=0)  # frames put side by side (Sak 2015), with "stack"
+    skip: int = Field(3, gt=0)  # of which every skip-th is kept
+    recurrent: Literal["lstm", "gru"] = "lstm"
+    bidirectional: bool = True
+    num_layers: int = Field(4, gt=0)
+    hidden_size: int = Field(256, gt=0)  # per direction
+    dense_size: int = Field(0, ge=0)  # dense layer between recurrent layers; 0: none
+    layer_norm: bool = True
+    dropout: float = Field(0.2, ge=0, lt=1)
+
+
+class AugmentConfig(_Table):
+    """What is done to training speech only."""
+
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    noise_probability: float = Field(0.0, ge=0, le=1)
+    noise_snr: tuple[float, float] = (5.0, 30.0)  # dB, uniform
+    frequency_masks: int = Field(2, ge=0)
+    frequency_mask_bins: int = Field(27, ge=0)
+    time_masks: int = Field(2, ge=0)
+    time_mask_frames: int = Field(40, ge=0)
+    time_mask_fraction: float = Field(0.2, ge=0, le=1)  # at most this share of an utterance a mask
+
+
+class TrainConfig(_Table):
+    """Optimisation."""
+
+    seed: int = 1
+    epochs: int = Field(30, gt=0)
+    max_frames: int = Field(6000, gt=0)  # padded 10 ms frames in a batch
+    max_utterances: int = Field(64, gt=0)  # in a batch
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_steps: int = Field(500, ge=0)
+    decay_from: float = Field(0.5, ge=0, le=1)  # share of all steps after which the rate falls to 0
+    gradient_clip: float = Field(5.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    average_best: int = Field(3, gt=0)  # epochs whose weights are averaged at the end
+    patience: int = Field(0, ge=0)  # epochs without a better score before stopping; 0: never
+    checkpoint_steps: int = Field(500, gt=0)
+
+
+class DecodeConfig(_Table):
+    """Beam search; `asr tune-lm` picks the weights on a development set."""
+
+    method: Literal["greedy", "beam"] = "greedy"
+    beam_size: int = Field(50, gt=0)
+    beam_size_token: int = Field(12, gt=0)
+    beam_threshold: float = Field(12.0, gt=0)
+    lm_weight: float = 1.5
+    word_score: float = 0.0
+
+
+class Config(_Table):
+    """A whole recipe."""
+
+    name: str
+    data: DataConfig = DataConfig()
+    features: FeatureConfig = FeatureConfig()
+    units: UnitConfig = UnitConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    train: TrainConfig = TrainConfig()
+    decode: DecodeConfig = DecodeConfig()
+
+
+def _valid_names(location: tuple[int | str, ...]) -> list[str]:
+    table: Any = Config
+    for part in location:
+        table = table.model_fields[str(part)].annotation
+    return list(table.model_fields)
+
+
+def parse_config(values: dict[str, Any], source: str) -> Config:
+    """Validate `values` as a recipe.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid name is given) or a bad value.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        *table, key = first["loc"]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            names = _valid_names(tuple(table))
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(names)}"
+            raise ConfigError(f"{source}: unknown key {where!r}; {hint}") from None
+        got = "" if first["type"] == "missing" else f", got {first['input']!r}"
+        raise ConfigError(f"{source}: {where}: {first['msg']}{got}") from None
+
+
+def load_config(path: Path) -> Config:
+    """Read a recipe or a model directory's `config.toml`."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return parse_config(values, str(path))
+
+
+def dump_config(config: Config) -> str:
+    """`config` as TOML text that `load_config` reads back to an equal value."""
+    return tomli_w.dumps(config.model_dump(mode="json"))

@@ -1,0 +1,82 @@
+"""Error rates: the edit distance between reference and hypothesis over the reference's length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jiwer
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edit counts of a minimal alignment, summed over utterances; `a + b` pools two sets."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_length: int = 0
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors for each reference token; above 1 where insertions abound.
+
+        With no reference token at all it is the number of insertions (jiwer's convention), so
+        that silence recognised as silence scores 0 and the rate is always finite.
+        """
+        return self.errors / max(1, self.reference_length)
+
+    def __add__(self, other: "ErrorRate") -> "ErrorRate":
+        return ErrorRate(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference_length + other.reference_length,
+        )
+
+
+def error_rate(
+    references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]
+) -> ErrorRate:
+    """Pooled error rate of utterances given as lists of tokens (words, characters or phones).
+
+    Either side may be empty. Alignment by jiwer (Levenshtein, all edits cost 1).
+
+    Raises:
+        ValueError: not as many hypotheses as references.
+    """
+    if len(references) != len(hypotheses):
+        raise ValueError(
+            f"error_rate: expected as many hypotheses as references, "
+            f"got {len(hypotheses)} and {len(references)}"
+        )
+    output = jiwer.process_words(
+        references, hypotheses, reference_transform=_tokens, hypothesis_transform=_tokens
+    )
+    return ErrorRate(
+        output.substitutions,
+        output.deletions,
+        output.insertions,
+        reference_length=sum(len(tokens) for tokens in references),
+    )
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """WER of texts whose words stand between white space; `error_rate` of their words."""
+    return error_rate([t.split() for t in references], [t.split() for t in hypotheses])
+
+
+def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorRate:
+    """CER of texts: `error_rate` of their characters, single spaces between words counted."""
+    return error_rate(
+        [list(" ".join(t.split())) for t in references],
+        [list(" ".join(t.split())) for t in hypotheses],
+    )
+
+
+def _tokens(utterances: Sequence[Sequence[str]]) -> list[list[str]]:
+    # jiwer's hook for splitting text, which has been done; it insists on lists.
+    return [list(tokens) for tokens in utterances]

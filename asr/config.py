@@ -71,6 +71,7 @@ class AugmentConfig(_Table):
     """What is done to training speech only."""
 
     speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    level: float = Field(0.0, ge=0)  # dB, uniform gain of +- this
     noise_probability: float = Field(0.0, ge=0, le=1)
     noise_snr: tuple[float, float] = (5.0, 30.0)  # dB, uniform
     frequency_masks: int = Field(2, ge=0)

@@ -1,0 +1,91 @@
+"""What is done to training speech: speed, level, noise; masks over time and frequency.
+
+Every random choice comes from a generator that the caller seeds, so that a resumed training
+draws what the uninterrupted one would have drawn.
+"""
+
+from fractions import Fraction
+
+import torch
+import torchaudio.functional
+from torch import Generator, Tensor
+
+from asr.config import AugmentConfig
+
+
+def _uniform(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def change_speed(waveform: Tensor, speed: float) -> Tensor:
+    """Play `waveform` [N] `speed` times as fast; pitch moves with it. -> [ceil(N / speed)]."""
+    if speed == 1.0:
+        return waveform
+    ratio = Fraction(speed).limit_denominator(100)
+    return torchaudio.functional.resample(waveform, ratio.numerator, ratio.denominator)
+
+
+def change_level(waveform: Tensor, decibels: float, generator: Generator) -> Tensor:
+    """Amplify `waveform` by a uniform draw from +-`decibels`."""
+    return waveform * 10 ** (_uniform(-decibels, decibels, generator) / 20)
+
+
+def add_noise(waveform: Tensor, snr: tuple[float, float], generator: Generator) -> Tensor:
+    """Add Gaussian noise, white to brown, at a uniform signal-to-noise ratio (dB)."""
+    size = 1 << max(1, len(waveform) - 1).bit_length()  # a length that the FFT likes
+    spectrum = torch.fft.rfft(torch.randn(size, generator=generator))
+    slope = _uniform(0.0, 1.0, generator)  # amplitude falls with frequency ** slope
+    spectrum *= torch.arange(1, len(spectrum) + 1).pow(-slope)
+    noise = torch.fft.irfft(spectrum)[: len(waveform)]
+    ratio = 10 ** (_uniform(*snr, generator) / 20)
+    scale = waveform.norm() / (noise.norm().clamp(min=1e-10) * ratio)
+    return waveform + scale * noise
+
+
+def augment_waveform(
+    waveform: Tensor,  # [N] float32
+    speed: float,
+    config: AugmentConfig,
+    generator: Generator,
+) -> Tensor:  # [ceil(N / speed)]
+    """Speed, level and noise, in this order."""
+    waveform = change_speed(waveform, speed)
+    if config.level:
+        waveform = change_level(waveform, config.level, generator)
+    if config.noise_probability > float(torch.rand((), generator=generator)):
+        waveform = add_noise(waveform, config.noise_snr, generator)
+    return waveform
+
+
+def mask_features(
+    features: Tensor,  # [B, T, D]
+    lengths: Tensor,  # [B] int64
+    fill: Tensor,  # [D], the value of a masked frame: the mean
+    config: AugmentConfig,
+    generator: Generator,  # of the CPU, so that devices draw alike
+) -> Tensor:
+    """SpecAugment without warping (Park 2019), each utterance masked within its own length."""
+    B, T, D = features.shape
+    bins = torch.full((B,), D)
+    limits = (lengths.cpu() * config.time_mask_fraction).clamp(max=config.time_mask_frames)
+    masked = _bands(T, lengths.cpu(), limits, config.time_masks, generator)[:, :, None]
+    widest = torch.full((B,), float(config.frequency_mask_bins))
+    masked = masked | _bands(D, bins, widest, config.frequency_masks, generator)[:, None, :]
+    return torch.where(masked.to(features.device), fill, features)
+
+
+def _bands(
+    size: int,
+    lengths: Tensor,  # [B]
+    limits: Tensor,  # [B] float, widest band
+    count: int,
+    generator: Generator,
+) -> Tensor:  # [B, size] bool
+    """Mark `count` random bands in each row."""
+    widths = torch.rand(len(lengths), count, generator=generator) * (limits[:, None] + 1)
+    widths = widths.floor()  # 0 .. limit
+    room = (lengths[:, None] - widths).clamp(min=0)
+    starts = (torch.rand(len(lengths), count, generator=generator) * (room + 1)).floor()
+    position = torch.arange(size)
+    after = position >= starts[..., None]  # [B, count, size]
+    return (after & (position < (starts + widths)[..., None])).any(1)

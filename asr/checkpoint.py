@@ -1,0 +1,109 @@
+"""Checkpoints of a training: one safetensors file with the state of everything that has any.
+
+Random numbers have none: each is drawn from a generator seeded by its place in the training.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from asr.errors import ModelError
+from asr.files import replacing
+
+_STATE = "training"
+
+
+@dataclass
+class EpochScore:
+    """What one epoch came to."""
+
+    epoch: int
+    step: int
+    train_loss: float  # per unit
+    valid_loss: float  # per unit
+    error_rate: float  # of the units' own kind: PER or WER
+    seconds: float  # wall time
+
+
+@dataclass
+class TrainingState:
+    """Where a training stands."""
+
+    epoch: int = 0
+    batch: int = 0  # next batch of the epoch
+    step: int = 0  # batches used since the start
+    skipped: int = 0  # steps left out because their gradient was not finite
+    epoch_loss: float = 0.0  # sums over the epoch so far
+    epoch_units: int = 0
+    epoch_seconds: float = 0.0  # wall time of the epoch so far
+    history: list[EpochScore] = field(default_factory=list)
+    finished: bool = False
+
+
+def save_checkpoint(
+    path: Path,
+    config: str,
+    state: TrainingState,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write all that a training needs to go on; atomically.
+
+    Args:
+        path: the file.
+        config: the recipe as TOML; a training resumes only under the recipe it began with.
+        state: where the training stands.
+        model: its parameters and buffers are saved.
+        optimizer: its moments are saved.
+    """
+    tensors = {f"model.{name}": value.cpu() for name, value in model.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu()
+    metadata = {_STATE: json.dumps(asdict(state)), "config": config}
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata)
+
+
+def load_checkpoint(
+    path: Path, config: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    """Restore what `save_checkpoint` wrote.
+
+    Raises:
+        ModelError: the file is damaged, or was made under another recipe.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        values = json.loads(metadata[_STATE])
+        values["history"] = [EpochScore(**score) for score in values["history"]]
+        state = TrainingState(**values)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: not a checkpoint of a training: {error}") from None
+    if metadata["config"] != config:
+        raise ModelError(
+            f"{path}: was made under another recipe; train into a new folder, or start from its "
+            "weights with --init"
+        )
+    moments: dict[int, dict[str, Tensor]] = {}
+    weights = {}
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "model":
+            weights[rest] = tensor
+        else:
+            index, _, moment = rest.partition(".")
+            moments.setdefault(int(index), {})[moment] = tensor
+    model.load_state_dict(weights)
+    whole = optimizer.state_dict()
+    whole["state"] = moments
+    optimizer.load_state_dict(whole)
+    return state

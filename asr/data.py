@@ -1,0 +1,211 @@
+"""Manifests, batches of like duration, and their loading in background threads.
+
+Batches are planned by a pure function of (durations, seed, epoch). lhotse's samplers keep their
+place in their own state; a plan has no state, so a training killed anywhere resumes at batch k
+of epoch e by planning the epoch again.
+"""
+
+import csv
+import random
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.audio import SAMPLE_RATE, read_audio
+from asr.augment import augment_waveform
+from asr.config import AugmentConfig
+from asr.errors import DataError
+from asr.text import normalize
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording with its transcript."""
+
+    id: str
+    audio: str  # path
+    seconds: float
+    text: str  # normalised transcript
+    speaker: str
+
+
+def read_manifest(path: Path) -> list[Utterance]:
+    """Utterances of a lhotse cut manifest, or of a TSV with `path` and `transcript` columns.
+
+    Raises:
+        DataError: the file is missing, is neither, or holds no utterance.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such manifest; make one with `asr prepare`")
+    utterances = _read_tsv(path) if path.suffix == ".tsv" else _read_cuts(path)
+    if not utterances:
+        raise DataError(f"{path}: holds no utterance")
+    return utterances
+
+
+def _read_cuts(path: Path) -> list[Utterance]:
+    from lhotse import CutSet
+
+    try:
+        cuts = list(CutSet.from_file(path))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{path}: not a lhotse cut manifest: {error}") from None
+    utterances = []
+    for cut in cuts:
+        if len(cut.supervisions) != 1 or cut.start != 0:
+            raise DataError(f"{path}: cut {cut.id} must be one whole recording with one transcript")
+        supervision = cut.supervisions[0]
+        utterances.append(
+            Utterance(
+                cut.id,
+                str(cut.recording.sources[0].source),
+                cut.duration,
+                normalize(supervision.text or ""),
+                supervision.speaker or "",
+            )
+        )
+    return utterances
+
+
+def _read_tsv(path: Path) -> list[Utterance]:
+    utterances = []
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        columns = set(reader.fieldnames or ())
+        if missing := {"path", "transcript"} - columns:
+            raise DataError(f"{path}: the header lacks {', '.join(sorted(missing))}")
+        for line, row in enumerate(reader, 2):
+            if not row["path"] or row["transcript"] is None:
+                raise DataError(f"{path}:{line}: expected a path and a transcript")
+            utterances.append(
+                Utterance(
+                    row["path"],
+                    str(path.parent / row["path"]),
+                    float(row.get("seconds") or 0.0),
+                    normalize(row["transcript"]),
+                    row.get("speaker") or "",
+                )
+            )
+    return utterances
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Waveforms with their targets."""
+
+    ids: tuple[str, ...]
+    waveforms: Tensor  # [B, N] float32
+    lengths: Tensor  # [B] int64, samples
+    targets: Tensor  # [sum of target_lengths] int64
+    target_lengths: Tensor  # [B] int64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An utterance's place in a plan."""
+
+    index: int
+    speed: float
+
+
+def _seed(*parts: object) -> int:
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def plan_batches(
+    seconds: Sequence[float],
+    speeds: Sequence[float],
+    max_seconds: float,
+    max_utterances: int,
+    seed: int,
+    epoch: int,
+) -> list[list[Entry]]:
+    """Every utterance once, in batches of like duration, in random order.
+
+    `max_seconds` caps a batch with its padding; an utterance longer than it stands alone.
+    """
+    rng = random.Random(_seed(seed, epoch, "plan"))
+    entries = [Entry(index, rng.choice(speeds)) for index in range(len(seconds))]
+    # A little noise in the order, so that batches differ between epochs.
+    duration = {entry.index: seconds[entry.index] / entry.speed for entry in entries}
+    entries.sort(key=lambda entry: duration[entry.index] * rng.uniform(0.95, 1.05))
+    batches: list[list[Entry]] = []
+    longest = 0.0
+    for entry in entries:
+        longest = max(longest, duration[entry.index])
+        full = batches and (
+            len(batches[-1]) == max_utterances or longest * (len(batches[-1]) + 1) > max_seconds
+        )
+        if not batches or full:
+            batches.append([])
+            longest = duration[entry.index]
+        batches[-1].append(entry)
+    rng.shuffle(batches)
+    return batches
+
+
+class Loader:
+    """Reads and augments planned batches in threads, ahead of their use.
+
+    Decoding and resampling release the interpreter's lock, so that threads are enough and a
+    batch is never pickled.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        targets: Sequence[Sequence[int]],
+        augment: AugmentConfig | None = None,
+        seed: int = 0,
+        workers: int = 2,
+    ) -> None:
+        self.utterances = utterances
+        self.targets = targets
+        self.augment = augment
+        self.seed = seed
+        self.workers = workers
+
+    def load(self, entries: Sequence[Entry], epoch: int = 0) -> Batch:
+        """One batch.
+
+        Raises:
+            AudioError: a file of the batch cannot be read.
+        """
+        waveforms = [self._waveform(entry, epoch) for entry in entries]
+        targets = [self.targets[entry.index] for entry in entries]
+        return Batch(
+            tuple(self.utterances[entry.index].id for entry in entries),
+            pad_sequence(waveforms, batch_first=True),
+            torch.tensor([len(waveform) for waveform in waveforms]),
+            torch.tensor([unit for target in targets for unit in target], dtype=torch.int64),
+            torch.tensor([len(target) for target in targets]),
+        )
+
+    def _waveform(self, entry: Entry, epoch: int) -> Tensor:
+        utterance = self.utterances[entry.index]
+        waveform = read_audio(utterance.audio, SAMPLE_RATE)
+        if self.augment is None:
+            return waveform
+        generator = torch.Generator().manual_seed(_seed(self.seed, epoch, utterance.id))
+        return augment_waveform(waveform, entry.speed, self.augment, generator)
+
+    def batches(self, plan: Sequence[Sequence[Entry]], epoch: int = 0) -> Iterator[Batch]:
+        """The planned batches in order, `workers` of them being loaded ahead."""
+        pool = ThreadPoolExecutor(self.workers, "load")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for entries in plan:
+                pending.append(pool.submit(self.load, entries, epoch))
+                if len(pending) > 2 * self.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

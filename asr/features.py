@@ -1,0 +1,145 @@
+"""Kaldi-compatible log-mel filterbank of a padded batch, on the batch's device.
+
+Per utterance the result equals `torchaudio.compliance.kaldi.fbank`; what is in the padding has
+no influence on valid frames.
+"""
+
+import torch
+import torch.nn.functional as F
+import torchaudio.functional
+from torch import Tensor, nn
+from torchaudio.compliance import kaldi
+
+from asr.config import FeatureConfig
+
+_PREEMPHASIS = 0.97
+_FRAMES_AT_ONCE = 8192  # bounds the memory of the spectra to about 50 MB
+
+
+class FilterBank(nn.Module):
+    """Log-mel energies in 25 ms povey windows every 10 ms (by default).
+
+    Numerics: float32; energies are floored at float32's epsilon before the logarithm.
+    Source: Kaldi's `compute-fbank-feats`, with samples in [-1, 1].
+    """
+
+    window: Tensor  # [W]
+    mel: Tensor  # [F, M]
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.shift = int(config.sample_rate * config.frame_shift / 1000)  # samples
+        self.size = int(config.sample_rate * config.frame_length / 1000)  # samples
+        self.fft_size = 1 << (self.size - 1).bit_length()
+        window = torch.hann_window(self.size, periodic=False).pow(0.85)  # povey
+        banks, _ = kaldi.get_mel_banks(
+            config.num_mel_bins,
+            self.fft_size,
+            float(config.sample_rate),
+            config.low_freq,
+            config.high_freq,
+            100.0,
+            -500.0,
+            1.0,
+        )
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("mel", F.pad(banks, (0, 1)).T.contiguous(), persistent=False)
+
+    @property
+    def size_of_feature(self) -> int:
+        """D, the width of a frame."""
+        return self.config.num_mel_bins * (1 + self.config.deltas)
+
+    def frames(self, samples: Tensor) -> Tensor:
+        """Frame counts of utterances of so many samples; same shape, int64."""
+        if self.config.snip_edges:
+            return ((samples - self.size) // self.shift + 1).clamp(min=0)
+        return (samples + self.shift // 2) // self.shift
+
+    @torch.no_grad()
+    def forward(
+        self,
+        waveforms: Tensor,  # [B, N] float32 in [-1, 1]
+        lengths: Tensor,  # [B] int64, valid samples
+    ) -> tuple[Tensor, Tensor]:  # [B, T, D] float32, zero past the end; [B] int64 frames
+        """Filterbank of each utterance, and its number of frames."""
+        frame_lengths = self.frames(lengths)
+        num_frames = int(frame_lengths.max()) if len(frame_lengths) else 0
+        if num_frames == 0:
+            return waveforms.new_zeros(len(waveforms), 0, self.size_of_feature), frame_lengths
+        padded = self._extend(waveforms, lengths, num_frames)
+        windows = padded.unfold(1, self.size, self.shift)  # [B, T, W]
+        step = max(1, _FRAMES_AT_ONCE // len(waveforms))
+        features = torch.cat([self._log_mel(part) for part in windows.split(step, dim=1)], dim=1)
+        features = _with_deltas(features, frame_lengths, self.config.deltas)
+        valid = torch.arange(num_frames, device=features.device) < frame_lengths[:, None]
+        return features.where(valid[..., None], 0.0), frame_lengths
+
+    def _extend(self, waveforms: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
+        """Lay out the samples that the frames cover, each utterance mirrored at its own ends."""
+        total = (num_frames - 1) * self.shift + self.size
+        if self.config.snip_edges:
+            return waveforms[:, :total]
+        lead = self.size // 2 - self.shift // 2
+        ahead = torch.arange(lead, 0, -1, device=waveforms.device) - 1
+        beyond = lengths[:, None] + torch.arange(self.size, device=waveforms.device)
+        extended = waveforms.new_zeros(len(waveforms), lead + waveforms.shape[1] + self.size)
+        extended[:, :lead] = waveforms.gather(1, _mirrored(ahead, lengths))
+        extended[:, lead : lead + waveforms.shape[1]] = waveforms
+        extended.scatter_(1, lead + beyond, waveforms.gather(1, _mirrored(beyond, lengths)))
+        return extended[:, :total]
+
+    def _log_mel(self, windows: Tensor) -> Tensor:  # [B, T, W] -> [B, T, M]
+        if self.training and self.config.dither:
+            windows = windows + self.config.dither * torch.randn_like(windows)
+        windows = windows - windows.mean(-1, keepdim=True)
+        emphasised = windows * (1 - _PREEMPHASIS)  # right for the first sample, which has no past
+        emphasised[..., 1:] = windows[..., 1:] - _PREEMPHASIS * windows[..., :-1]
+        spectrum = torch.fft.rfft(emphasised * self.window, n=self.fft_size)
+        power = spectrum.real.square() + spectrum.imag.square()
+        return (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+def _mirrored(position: Tensor, lengths: Tensor) -> Tensor:
+    """Fold positions into [0, length) by mirroring at both ends: ... 1 0 0 1 2 2 1 0 ... [B, K]."""
+    length = lengths.clamp(min=1)[:, None]
+    folded = position % (2 * length)
+    return torch.minimum(folded, 2 * length - 1 - folded)
+
+
+def _repeat_last(features: Tensor, lengths: Tensor) -> Tensor:
+    """`features` [B, T, D] with every frame past the end replaced by the last valid one."""
+    steps = torch.arange(features.shape[1], device=features.device)
+    index = torch.minimum(steps, (lengths[:, None] - 1).clamp(min=0))  # [B, T]
+    return features.gather(1, index[..., None].expand_as(features))
+
+
+def _with_deltas(features: Tensor, lengths: Tensor, orders: int) -> Tensor:
+    """Append `orders` time derivatives over five frames: [B, T, D] -> [B, T, D (1 + orders)]."""
+    stacked = [features]
+    for _ in range(orders):
+        extended = _repeat_last(stacked[-1], lengths)
+        delta = torchaudio.functional.compute_deltas(extended.transpose(1, 2))
+        stacked.append(delta.transpose(1, 2))
+    return torch.cat(stacked, dim=-1)
+
+
+def stack_frames(
+    features: Tensor,  # [B, T, D]
+    lengths: Tensor,  # [B] int64
+    stack: int,
+    skip: int,
+) -> tuple[Tensor, Tensor]:  # [B, ceil(T / skip), stack * D], [B]
+    """Put each frame beside its `stack - 1` successors and keep every `skip`-th (Sak 2015).
+
+    Frames past an utterance's end count as zero, so that padding changes nothing.
+    """
+    num_frames = features.shape[1]
+    steps = torch.arange(num_frames, device=features.device)
+    features = features.where((steps < lengths[:, None])[..., None], 0.0)
+    kept = -(-num_frames // skip)
+    padded = F.pad(features, (0, 0, 0, (kept - 1) * skip + stack - num_frames if kept else 0))
+    windows = padded.unfold(1, stack, skip)  # [B, T', D, stack]; a negative pad above only trims
+    stacked = windows.transpose(2, 3).flatten(2)
+    return stacked, -(-lengths // skip)

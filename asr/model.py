@@ -1,0 +1,147 @@
+"""The acoustic model: features in, CTC log-probabilities out; what is in the padding never matters."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+from asr.config import Config, ModelConfig
+from asr.features import stack_frames
+
+
+class ConvSubsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2: a quarter of the frames and of the bins."""
+
+    factor = 4
+
+    def __init__(self, bins: int, orders: int, channels: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.first = nn.Conv2d(orders, channels, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.output_size = channels * -(-bins // 4)
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames, ceil(lengths / 4)."""
+        return (lengths + 3) // 4
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, orders * bins], [B] -> [B, ceil(T / 4), output_size], [B]."""
+        x = features.unflatten(2, (-1, self.bins)).transpose(1, 2)  # [B, orders, T, bins]
+        for convolution in (self.first, self.second):
+            # Zero what lies past the end, as the padding of the utterance alone would be.
+            x = x * _valid(lengths, x.shape[2])[:, None, :, None]
+            x = F.relu(convolution(x))
+            lengths = (lengths + 1) // 2
+        return x.transpose(1, 2).flatten(2), lengths
+
+
+class StackSubsampling(nn.Module):
+    """Frame stacking and skipping (Sak 2015)."""
+
+    def __init__(self, size: int, stack: int, skip: int) -> None:
+        super().__init__()
+        self.stack = stack
+        self.factor = skip
+        self.output_size = size * stack
+
+    def lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames, ceil(lengths / skip)."""
+        return -(-lengths // self.factor)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, T, D], [B] -> [B, ceil(T / skip), stack * D], [B]."""
+        return stack_frames(features, lengths, self.stack, self.factor)
+
+
+def _valid(lengths: Tensor, size: int) -> Tensor:
+    """[B] -> [B, size] bool: true before each utterance's end."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+class RecurrentLayer(nn.Module):
+    """One recurrent layer, its dense layer if the config has one, layer norm and dropout."""
+
+    def __init__(self, input_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        recurrent = {"lstm": kernels.LSTM, "gru": kernels.GRU}[config.recurrent]
+        self.recurrent = recurrent(
+            input_size, config.hidden_size, batch_first=True, bidirectional=config.bidirectional
+        )
+        size = config.hidden_size * (1 + config.bidirectional)
+        self.output_size = config.dense_size or size
+        self.dense = nn.Linear(size, config.dense_size) if config.dense_size else None
+        self.norm = nn.LayerNorm(self.output_size) if config.layer_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+        if config.recurrent == "lstm":
+            self._set_forget_bias()
+
+    def _set_forget_bias(self) -> None:
+        """Forget gate open at first (Gers 2000): its bias sums to 1."""
+        for name, parameter in self.recurrent.named_parameters():
+            if name.startswith("bias"):
+                forget = parameter.data.chunk(4)[1]  # gates i f g o
+                forget.fill_(1.0 if name.startswith("bias_ih") else 0.0)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """[B, T, D], [B] -> [B, T, output_size]."""
+        x, _ = self.recurrent(x, lengths=lengths)
+        if self.dense is not None:
+            x = F.relu(self.dense(x))
+        if self.norm is not None:
+            x = self.norm(x)
+        out: Tensor = self.dropout(x)
+        return out
+
+
+class AcousticModel(nn.Module):
+    """Global CMVN, subsampling, a stack of recurrent layers, an output layer.
+
+    `cmvn_mean` and `cmvn_istd` [D] are buffers, set from the training features.
+    """
+
+    cmvn_mean: Tensor
+    cmvn_istd: Tensor
+
+    def __init__(self, config: Config, num_units: int) -> None:
+        super().__init__()
+        orders = 1 + config.features.deltas
+        size = config.features.num_mel_bins * orders
+        self.register_buffer("cmvn_mean", torch.zeros(size))
+        self.register_buffer("cmvn_istd", torch.ones(size))
+        settings = config.model
+        self.subsampling: ConvSubsampling | StackSubsampling
+        if settings.subsampling == "conv4":
+            self.subsampling = ConvSubsampling(
+                config.features.num_mel_bins, orders, settings.conv_channels
+            )
+        else:
+            self.subsampling = StackSubsampling(size, settings.stack, settings.skip)
+        size = self.subsampling.output_size
+        self.layers = nn.ModuleList()
+        for _ in range(settings.num_layers):
+            layer = RecurrentLayer(size, settings)
+            self.layers.append(layer)
+            size = layer.output_size
+        self.output = nn.Linear(size, num_units)
+
+    @property
+    def frames_per_output(self) -> int:
+        """Feature frames for one output frame."""
+        return self.subsampling.factor
+
+    def output_lengths(self, lengths: Tensor) -> Tensor:
+        """Output frames of so many feature frames; [B] int64."""
+        return self.subsampling.lengths(lengths)
+
+    def forward(
+        self,
+        features: Tensor,  # [B, T, D] float
+        lengths: Tensor,  # [B] int64, valid frames
+    ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
+        """Log-probabilities of the units for every output frame."""
+        x = (features - self.cmvn_mean) * self.cmvn_istd
+        x, lengths = self.subsampling(x, lengths)
+        for layer in self.layers:
+            x = layer(x, lengths)
+        return self.output(x).float().log_softmax(-1), lengths

@@ -1,0 +1,127 @@
+"""The model directory: everything a transcription needs, as plain data, nothing pickled.
+
+model.safetensors   weights (float16 or float32)      config.toml   the recipe that made it
+tokens.txt          the units, blank first            lexicon.txt   phoneme models
+subwords.model      subword models (sentencepiece)    lm.arpa.gz    n-gram model, if any
+README.md           model card
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asr.config import Config, dump_config, load_config
+from asr.errors import ModelError
+from asr.features import FilterBank
+from asr.files import replacing, write_text
+from asr.model import AcousticModel
+from asr.tokenizer import Tokenizer, load_tokenizer
+
+PACKAGED_MODEL = Path(__file__).parent / "models" / "english"
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A model with what belongs to it, ready to run on `device`."""
+
+    config: Config
+    model: AcousticModel
+    tokenizer: Tokenizer
+    filter_bank: FilterBank
+    directory: Path
+    device: str
+
+    @torch.inference_mode()
+    def emissions(
+        self,
+        waveforms: Tensor,  # [B, N] float32 in [-1, 1]
+        lengths: Tensor,  # [B] int64, samples
+    ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
+        """Log-probabilities of the units for padded waveforms."""
+        features = self.filter_bank(waveforms.to(self.device), lengths.to(self.device))
+        log_probs, frames = self.model(*features)
+        return log_probs, frames
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Duration of an output frame."""
+        return self.model.frames_per_output * self.config.features.frame_shift / 1000
+
+
+def load_model_dir(directory: Path | None = None, device: str = "cpu") -> Packaged:
+    """Load a model directory; None is the model that comes with the package.
+
+    Raises:
+        ModelError: a file is missing, or the weights do not fit the configuration.
+        ConfigError: `config.toml` is not valid.
+    """
+    directory = directory or PACKAGED_MODEL
+    if not directory.is_dir():
+        raise ModelError(f"{directory}: no such model directory; `asr train` makes one")
+    for name in ("config.toml", "model.safetensors"):
+        if not (directory / name).is_file():
+            raise ModelError(f"{directory}: not a model directory: it lacks {name}")
+    config = load_config(directory / "config.toml")
+    tokenizer = load_tokenizer(config.units, directory)
+    model = AcousticModel(config, len(tokenizer.units))
+    load_weights(model, directory / "model.safetensors")
+    return Packaged(
+        config,
+        model.to(device).eval(),
+        tokenizer,
+        FilterBank(config.features).to(device).eval(),
+        directory,
+        device,
+    )
+
+
+def load_weights(model: AcousticModel, path: Path) -> None:
+    """Copy the weights of a safetensors file into `model`.
+
+    Raises:
+        ModelError: the file is damaged, or its names or shapes differ from the model's.
+    """
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: cannot read the weights: {error}") from None
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    got = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | got.keys()):
+        if expected.get(name) != got.get(name):
+            raise ModelError(
+                f"{path}: {name}: expected {expected.get(name)}, got {got.get(name)}; "
+                "weights and config.toml are not of the same model"
+            )
+    model.load_state_dict(weights)
+
+
+def save_model_dir(
+    directory: Path,
+    config: Config,
+    model: AcousticModel,
+    tokenizer: Tokenizer,
+    card: str,
+    extra_files: Iterable[Path] = (),
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a model directory; weights as `dtype`, `card` as README.md, `extra_files` copied."""
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().cpu().to(dtype).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    with replacing(directory / "model.safetensors") as partial:
+        save_file(weights, partial)
+    write_text(directory / "config.toml", dump_config(config))
+    tokenizer.save(directory)
+    write_text(directory / "README.md", card)
+    for path in extra_files:
+        with replacing(directory / path.name) as partial:
+            shutil.copyfile(path, partial)

@@ -1,0 +1,526 @@
+"""The trainer of every recipe: CTC, AdamW, a validation after every epoch, exact resumption.
+
+A training killed at any moment goes on from its last checkpoint and, on a CPU, ends with the
+bits it would have ended with: batches are planned from (seed, epoch), and dropout, masks and
+noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
+"""
+
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asr.augment import mask_features
+from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_checkpoint
+from asr.config import Config, TrainConfig, dump_config
+from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
+from asr.decode import greedy_decode
+from asr.errors import DataError, ModelError
+from asr.features import FilterBank
+from asr.files import replacing, write_text
+from asr.metrics import error_rate
+from asr.model import AcousticModel
+from asr.model_dir import load_model_dir, load_weights, save_model_dir
+from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
+from asr.train_log import TrainingLog
+
+_CMVN_SECONDS = 3600.0  # of training speech that the normalisation is estimated on
+_LOG_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances with their targets, those that cannot be trained on left out."""
+
+    utterances: list[Utterance]
+    targets: list[list[int]]
+    excluded: list[tuple[str, str]]  # id, reason
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all utterances."""
+        return sum(utterance.seconds for utterance in self.utterances)
+
+
+def required_frames(target: Sequence[int]) -> int:
+    """Frames that CTC needs for `target`: one a unit, and a blank between equal neighbours."""
+    return len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False))
+
+
+def select(
+    utterances: Sequence[Utterance],
+    tokenizer: Tokenizer,
+    model: AcousticModel,
+    filter_bank: FilterBank,
+    config: Config,
+    speed: float = 1.0,
+) -> Corpus:
+    """Encode transcripts; leave out what is too short, too long, or cannot be aligned.
+
+    `speed` is the fastest that the utterances will be played.
+    """
+    corpus = Corpus([], [], [])
+    limit = config.data
+    for utterance in utterances:
+        reason = ""
+        target = tokenizer.encode(utterance.text)
+        samples = torch.tensor(int(utterance.seconds / speed * config.features.sample_rate))
+        frames = int(model.output_lengths(filter_bank.frames(samples)))
+        if not target:
+            reason = "empty transcript"
+        elif not limit.min_seconds <= utterance.seconds <= limit.max_seconds:
+            reason = (
+                f"{utterance.seconds:.2f} s is outside {limit.min_seconds} to {limit.max_seconds} s"
+            )
+        elif frames < required_frames(target):
+            reason = f"{frames} output frames are fewer than the {required_frames(target)} needed"
+        if reason:
+            corpus.excluded.append((utterance.id, reason))
+        else:
+            corpus.utterances.append(utterance)
+            corpus.targets.append(target)
+    return corpus
+
+
+def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
+    """Rate at `step`: linear warm-up, constant, then linear to 0 from `decay_from` of the way.
+
+    `progress` is the share of the whole training that is done, 0 to 1.
+    """
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    left = (1.0 - progress) / max(1e-9, 1.0 - config.decay_from)
+    return config.learning_rate * warm * min(1.0, max(0.0, left))
+
+
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices decay; biases and norms do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+class Trainer:
+    """One training in one folder.
+
+    `out` comes to hold config.toml, tokenizer/, checkpoint.safetensors, epochs/, log.jsonl,
+    excluded.tsv, loss.png, tensorboard/, and at the end model/, the model directory.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        data: Path,
+        out: Path,
+        device: str = "cpu",
+        init: Path | None = None,
+        workers: int = 2,
+    ) -> None:
+        self.config = config
+        self.settings = config.train
+        self.out = out
+        self.device = device
+        train_set = [u for name in config.data.train for u in _manifest(data, name)]
+        valid_set = [u for name in config.data.valid for u in _manifest(data, name)]
+        if not train_set or not valid_set:
+            raise DataError("the recipe's [data] must name manifests for train and valid")
+        self.tokenizer = self._tokenizer(train_set, init)
+        torch.manual_seed(self.settings.seed)
+        self.filter_bank = FilterBank(config.features).to(device)
+        self.model = AcousticModel(config, len(self.tokenizer.units))
+        speed = max(config.augment.speeds)
+        self.train_set = self._select(train_set, speed)
+        self.valid_set = self._select(valid_set, 1.0)
+        seed = self.settings.seed
+        self.loader = Loader(
+            self.train_set.utterances, self.train_set.targets, config.augment, seed, workers
+        )
+        self.valid_loader = Loader(self.valid_set.utterances, self.valid_set.targets)
+        if init is not None:
+            load_weights(self.model, init / "model.safetensors")
+        self.model.to(device)
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups(self.model, self.settings.weight_decay), fused=True
+        )
+        self.state = TrainingState()
+        self.log = TrainingLog(out, self.metric)
+        self._waited = self._heard = self._since = 0.0
+        if self.checkpoint.exists():
+            toml = dump_config(config)
+            self.state = load_checkpoint(self.checkpoint, toml, self.model, self.optimizer)
+        elif init is None:
+            self._estimate_cmvn()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that a training resumes from."""
+        return self.out / "checkpoint.safetensors"
+
+    @property
+    def metric(self) -> str:
+        """The error rate that picks the best epochs."""
+        return "PER" if self.config.units.kind == "phoneme" else "WER"
+
+    def _tokenizer(self, train_set: list[Utterance], init: Path | None) -> Tokenizer:
+        folder = self.out / "tokenizer"
+        if self.checkpoint.exists():
+            return load_tokenizer(self.config.units, folder)
+        if init is not None:
+            tokenizer = load_model_dir(init).tokenizer
+        else:
+            tokenizer = build_tokenizer(self.config.units, [u.text for u in train_set])
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder)
+        return tokenizer
+
+    def _select(self, utterances: list[Utterance], speed: float) -> Corpus:
+        corpus = select(
+            utterances, self.tokenizer, self.model, self.filter_bank, self.config, speed
+        )
+        if not corpus.utterances:
+            example = corpus.excluded[0]
+            raise DataError(f"no utterance can be used; the first, {example[0]}: {example[1]}")
+        return corpus
+
+    def _estimate_cmvn(self) -> None:
+        """Mean and deviation of every feature over an even sample of the training set."""
+        step = max(1, int(self.train_set.seconds / _CMVN_SECONDS))
+        sums = torch.zeros(3, self.filter_bank.size_of_feature, dtype=torch.float64)
+        plain = Loader(self.train_set.utterances, self.train_set.targets)
+        chosen = range(0, len(self.train_set.utterances), step)
+        for batch in plain.batches([[Entry(index, 1.0)] for index in chosen]):
+            features, _ = self.filter_bank(
+                batch.waveforms.to(self.device), batch.lengths.to(self.device)
+            )
+            frames = features[0].double().cpu()
+            sums += torch.stack(
+                [torch.ones_like(frames[0]) * len(frames), frames.sum(0), frames.square().sum(0)]
+            )
+        mean = sums[1] / sums[0]
+        variance = sums[2] / sums[0] - mean.square()
+        self.model.cmvn_mean.copy_(mean)
+        self.model.cmvn_istd.copy_(variance.clamp(min=1e-4).rsqrt())
+
+    def run(self, max_steps: int | None = None) -> Path | None:
+        """Train to the end, or for `max_steps` more steps; returns the model directory.
+
+        An interrupt saves a checkpoint first, so that nothing is lost.
+        """
+        self._report_corpora()
+        self.log.rewind(self.state.step)
+        last = None if max_steps is None else self.state.step + max_steps
+        with self.log:
+            try:
+                while not self._is_over(last):
+                    if self._epoch(last):
+                        self._finish_epoch()
+            except KeyboardInterrupt:
+                self._save()
+                self.log.say(f"interrupted at step {self.state.step}; the same command resumes")
+                raise
+            self._save()
+            return self._write_model()
+
+    def _is_over(self, last: int | None) -> bool:
+        if last is not None and self.state.step >= last:
+            return True
+        if self.state.epoch >= self.settings.epochs:
+            return True
+        scores = [score.error_rate for score in self.state.history]
+        patience = self.settings.patience
+        return (
+            bool(patience)
+            and len(scores) > patience
+            and (min(scores[-patience:]) >= min(scores[:-patience]))
+        )
+
+    def _report_corpora(self) -> None:
+        rows = [
+            f"{split}\t{identity}\t{reason}\n"
+            for split, corpus in (("train", self.train_set), ("valid", self.valid_set))
+            for identity, reason in corpus.excluded
+        ]
+        write_text(self.out / "excluded.tsv", "split\tid\treason\n" + "".join(rows))
+        write_text(self.out / "config.toml", dump_config(self.config))
+        parameters = sum(p.numel() for p in self.model.parameters())
+        self.log.say(
+            f"{self.config.name}: {parameters / 1e6:.2f}M parameters, "
+            f"{len(self.tokenizer.units)} units, {self.device}; "
+            f"train {len(self.train_set.utterances)} utterances, "
+            f"{self.train_set.seconds / 3600:.2f} h; "
+            f"valid {len(self.valid_set.utterances)}, {self.valid_set.seconds / 3600:.2f} h; "
+            f"excluded {len(rows)} (excluded.tsv)"
+        )
+        unknown = getattr(self.tokenizer, "out_of_vocabulary", {})
+        if unknown:
+            some = ", ".join(sorted(unknown)[:10])
+            self.log.say(f"{len(unknown)} words are not in the lexicon and were spelled: {some}")
+        if self.state.step:
+            self.log.say(f"resuming at epoch {self.state.epoch}, step {self.state.step}")
+
+    def _plan(self) -> list[list[Entry]]:
+        shift = self.config.features.frame_shift / 1000
+        return plan_batches(
+            [utterance.seconds for utterance in self.train_set.utterances],
+            self.config.augment.speeds,
+            self.settings.max_frames * shift,
+            self.settings.max_utterances,
+            self.settings.seed,
+            self.state.epoch,
+        )
+
+    def _epoch(self, last: int | None) -> bool:
+        """Go on with the current epoch; true when it is complete, false when stopped before."""
+        state = self.state
+        plan = self._plan()
+        batches = self.loader.batches(plan[state.batch :], state.epoch)
+        self.model.train()
+        self.filter_bank.train()
+        self._waited = self._heard = 0.0
+        self._since = begun = time.monotonic()
+        spent = state.epoch_seconds
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return True
+            progress = (state.epoch + state.batch / len(plan)) / self.settings.epochs
+            self._step(batch, learning_rate(self.settings, state.step, progress))
+            state.batch += 1
+            state.step += 1
+            state.epoch_seconds = spent + time.monotonic() - begun
+            self._heard += float(batch.lengths.sum()) / self.config.features.sample_rate
+            self._show(len(plan), progress)
+            if state.step % self.settings.checkpoint_steps == 0:
+                self._save()
+            if last is not None and state.step >= last:
+                batches.close()
+                return state.batch == len(plan)
+
+    def _step(self, batch: Batch, rate: float) -> None:
+        """One update; a gradient that is not finite is skipped and counted."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        place = zlib.crc32(f"{self.settings.seed}/{self.state.step}".encode())
+        torch.manual_seed(place)  # dropout, dither
+        generator = torch.Generator().manual_seed(place)
+        lengths = batch.lengths.to(self.device)
+        features, frames = self.filter_bank(batch.waveforms.to(self.device), lengths)
+        features = mask_features(
+            features, frames, self.model.cmvn_mean, self.config.augment, generator
+        )
+        loss = self._loss(features, frames, batch)
+        self.optimizer.zero_grad()
+        (loss / len(batch.targets)).backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
+        value = float(loss.detach())
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            self.state.epoch_loss += value
+            self.state.epoch_units += len(batch.targets)
+        else:
+            self.state.skipped += 1
+            self.log.say(f"step {self.state.step}: gradient is not finite, skipped: {batch.ids}")
+        if self.state.step % _LOG_STEPS == 0:
+            self.log.record(
+                step=self.state.step,
+                loss=value / len(batch.targets),
+                learning_rate=rate,
+                gradient_norm=float(norm),
+                skipped=self.state.skipped,
+                data_wait=self._waited / max(1e-9, time.monotonic() - self._since),
+            )
+
+    def _loss(self, features: Tensor, frames: Tensor, batch: Batch) -> Tensor:
+        """CTC loss summed over the batch, in float32."""
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=bf16):
+            log_probs, lengths = self.model(features, frames)
+        return F.ctc_loss(
+            log_probs.transpose(0, 1),  # [T', B, V]
+            batch.targets.to(self.device),
+            lengths,
+            batch.target_lengths.to(self.device),
+            reduction="sum",
+        )
+
+    def _show(self, batches: int, progress: float) -> None:
+        state = self.state
+        elapsed = max(1e-9, time.monotonic() - self._since)
+        mean = state.epoch_loss / max(1, state.epoch_units)
+        per_epoch = state.epoch_seconds / max(1, state.batch) * batches
+        remaining = per_epoch * self.settings.epochs * (1 - progress)
+        self.log.step(
+            state.epoch,
+            state.batch,
+            batches,
+            f"loss {mean:.3f}  {self._heard / elapsed:.0f} x real time  "
+            f"waiting for data {self._waited / elapsed:.1%}  {remaining / 60:.0f} min left",
+        )
+
+    @torch.inference_mode()
+    def validate(self) -> tuple[float, float]:
+        """Loss per unit and error rate on the validation set."""
+        self.model.eval()
+        self.filter_bank.eval()
+        order = sorted(
+            range(len(self.valid_set.utterances)),
+            key=lambda i: self.valid_set.utterances[i].seconds,
+        )
+        plan = [[Entry(i, 1.0) for i in order[k : k + 16]] for k in range(0, len(order), 16)]
+        total, units = 0.0, 0
+        references: list[list[str]] = []
+        hypotheses: list[list[str]] = []
+        for batch in self.valid_loader.batches(plan):
+            lengths = batch.lengths.to(self.device)
+            log_probs, frames = self.model(
+                *self.filter_bank(batch.waveforms.to(self.device), lengths)
+            )
+            loss = F.ctc_loss(
+                log_probs.transpose(0, 1),
+                batch.targets.to(self.device),
+                frames,
+                batch.target_lengths.to(self.device),
+                reduction="sum",
+            )
+            total += float(loss)
+            units += len(batch.targets)
+            for target, spans in zip(
+                batch.targets.split(batch.target_lengths.tolist()),
+                greedy_decode(log_probs, frames),
+                strict=True,
+            ):
+                references.append(self.tokenizer.decode(target.tolist()).split())
+                hypotheses.append(self.tokenizer.decode([span[0] for span in spans]).split())
+        return total / units, error_rate(references, hypotheses).rate
+
+    def _finish_epoch(self) -> None:
+        state = self.state
+        loss, rate = self.validate()
+        score = EpochScore(
+            state.epoch,
+            state.step,
+            state.epoch_loss / max(1, state.epoch_units),
+            loss,
+            rate,
+            state.epoch_seconds,
+        )
+        state.history.append(score)
+        self.log.say(
+            f"epoch {score.epoch}: training loss {score.train_loss:.3f}, validation loss "
+            f"{loss:.3f}, {self.metric} {rate:.2%}, {score.seconds:.0f} s"
+        )
+        self.log.record(
+            step=state.step,
+            epoch=state.epoch,
+            train_loss=score.train_loss,
+            valid_loss=loss,
+            error_rate=rate,
+        )
+        self.log.plot(state.history)
+        self._keep_weights(state.epoch)
+        state.epoch += 1
+        state.batch = 0
+        state.epoch_loss, state.epoch_units, state.epoch_seconds = 0.0, 0, 0.0
+        self._save()
+
+    def _best_epochs(self) -> list[int]:
+        ranked = sorted(self.state.history, key=lambda score: (score.error_rate, -score.epoch))
+        return [score.epoch for score in ranked[: self.settings.average_best]]
+
+    def _epoch_file(self, epoch: int) -> Path:
+        return self.out / "epochs" / f"{epoch:04d}.safetensors"
+
+    def _keep_weights(self, epoch: int) -> None:
+        """Save the epoch's weights if it is among the best; drop those no longer among them."""
+        from safetensors.torch import save_file
+
+        best = self._best_epochs()
+        if epoch in best:
+            weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+            with replacing(self._epoch_file(epoch)) as partial:
+                save_file(weights, partial)
+        for path in (self.out / "epochs").glob("*.safetensors"):
+            if int(path.stem) not in best:
+                path.unlink()
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.checkpoint, dump_config(self.config), self.state, self.model, self.optimizer
+        )
+
+    def _write_model(self) -> Path:
+        """Average the best epochs (the last weights if no epoch is complete) into out/model."""
+        from safetensors.torch import load_file
+
+        best = self._best_epochs()
+        if best:
+            sets = [load_file(self._epoch_file(epoch)) for epoch in best]
+            mean = {k: torch.stack([s[k] for s in sets]).mean(0) for k in sets[0]}
+            self.model.load_state_dict(mean)
+        loss, rate = self.validate()
+        self.log.say(
+            f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"
+        )
+        directory = self.out / "model"
+        card = _card(self.config, self.train_set.seconds, self.metric, rate, best)
+        save_model_dir(directory, self.config, self.model, self.tokenizer, card)
+        self.log.say(f"wrote {directory}")
+        return directory
+
+
+def _manifest(data: Path, name: str) -> list[Utterance]:
+    return read_manifest(data / f"{name}.jsonl.gz")
+
+
+def _card(config: Config, seconds: float, metric: str, rate: float, epochs: list[int]) -> str:
+    return (
+        f"# {config.name}\n\n"
+        f"Trained by `asr train` on {', '.join(config.data.train)}: {seconds / 3600:.2f} h of "
+        f"speech.\nMean of the weights after epochs {sorted(epochs)}. "
+        f"{metric} (greedy) on {', '.join(config.data.valid)}: {rate:.2%}.\n\n"
+        "`config.toml` is the whole recipe. The licence of the weights follows from the data's.\n"
+    )
+
+
+def train(
+    config: Config,
+    data: Path,
+    out: Path,
+    *,
+    device: str | None = None,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    init: Path | None = None,
+    workers: int = 2,
+) -> Path | None:
+    """Train `config` on the manifests in `data`; resumes when `out` holds a checkpoint.
+
+    Args:
+        config: the recipe.
+        data: folder of manifests, made by `asr prepare`.
+        out: folder that comes to hold the training and, in `out/model`, the model directory.
+        device: "cpu" or "cuda"; by default whichever is there.
+        epochs: instead of the recipe's.
+        max_steps: stop after so many steps of this call.
+        init: model directory whose weights and units to begin with.
+        workers: threads that read and augment audio.
+
+    Raises:
+        DataError: a manifest is missing or holds nothing that can be trained on.
+        ModelError: the checkpoint or `init` does not fit the recipe.
+    """
+    if epochs is not None:
+        config = config.model_copy(
+            update={"train": config.train.model_copy(update={"epochs": epochs})}
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Trainer(config, data, out, device, init, workers).run(max_steps)

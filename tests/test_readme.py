@@ -104,7 +104,8 @@ def test_comments_change_what_is_run() -> None:
     text = (
         "Install\n<!-- test: skip done by .ci/run -->\n```bash\npip install .\n```\n"
         "<!-- test: after touch a -->\n<!-- test: replace 900 => 2 -->\n\n"
-        "```bash\nasr train --steps 900\nls\n```\n```text\nnot a command\n```\n```python\nimport asr\n```\n"
+        "```bash\nasr train --steps 900\nls\n```\n```text\nno command\n```\n"
+        "```python\nimport asr\n```\n"
     )
     assert blocks_of(text) == [
         Block("bash", "pip install .\n", skip="done by .ci/run"),

@@ -1,0 +1,249 @@
+"""Measurements on this machine: speed over many files, an hour in one file, start-up time."""
+
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from asr.audio import SAMPLE_RATE, read_audio
+from asr.decode import build_decoder
+from asr.errors import AsrError, AudioError
+from asr.metrics import word_error_rate
+from asr.model_dir import Packaged, load_model_dir
+from asr.transcribe import Recognizer, load_model
+
+_GAP = 0.5  # seconds of near silence between the parts of the long file
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and extremes of repeated measurements."""
+
+    median: float
+    lowest: float
+    highest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Summarise `values`, at least one."""
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.lowest:.3g} to {self.highest:.3g})"
+
+
+@dataclass(frozen=True)
+class LongFile:
+    """What became of one long recording, transcribed by a process of its own."""
+
+    seconds: float  # of audio
+    rtfx: float  # with the start of the process and the loading of the model
+    peak_megabytes: float  # resident, of the process
+    words: int  # of its parts, transcribed one by one
+    differing_words: int  # edits between the long text and that of the parts
+
+
+@dataclass(frozen=True)
+class Report:
+    """All measurements."""
+
+    machine: str
+    model: str
+    audio: str
+    help_seconds: Spread  # `asr --help`
+    throughput: Spread  # x real time over all files
+    shares: dict[str, float]  # stage -> part of the time, one file at a time
+    long_file: LongFile
+
+    def to_json(self) -> str:
+        """Everything, with full precision."""
+        return json.dumps(asdict(self), indent=2)
+
+    def summary(self) -> str:
+        """A line for each measurement."""
+        shares = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in self.shares.items())
+        long = self.long_file
+        return "\n".join(
+            [
+                f"machine     {self.machine}",
+                f"model       {self.model}",
+                f"audio       {self.audio}",
+                f"many files  {self.throughput} x real time",
+                f"shares      {shares}",
+                f"one file    {long.seconds:.0f} s: {long.rtfx:.0f} x real time, "
+                f"{long.peak_megabytes:.0f} MB at most",
+                f"its text    {long.differing_words} of {long.words} words differ from its parts'",
+                f"asr --help  {self.help_seconds} s",
+            ]
+        )
+
+
+def bench(
+    model: Path | None,
+    files: Sequence[Path] = (),
+    device: str = "cpu",
+    *,
+    repeats: int = 3,
+    long_seconds: float = 3600.0,
+) -> Report:
+    """Measure a model directory (None: the packaged model).
+
+    Args:
+        model: the model directory.
+        files: recordings of speech; without any, speech-like sound is made, which costs the
+            network what speech does but has little for a beam search to follow.
+        device: of the throughput and the shares; the long file is done as `asr transcribe` does.
+        repeats: of each timed measurement.
+        long_seconds: how long the long file is.
+
+    Raises:
+        AudioError: one of the files cannot be read.
+        ModelError: there is no such model.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        parts = _parts(files, folder)
+        total = sum(soundfile.info(part).duration for part in parts)
+        origin = "recordings" if files else "speech-like sounds made by this command"
+        recognizer = load_model(model, device)
+        packaged = load_model_dir(model, device)
+        texts = {part: recognizer.transcribe(part).text for part in parts}  # and warms up
+        return Report(
+            machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}",
+            model=f"{packaged.config.name}, {packaged.config.decode.method} search",
+            audio=f"{len(parts)} {origin}, {total:.0f} s",
+            help_seconds=Spread.of([_timed(_help) for _ in range(repeats)]),
+            throughput=Spread.of(
+                [total / _timed(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
+            ),
+            shares=_shares(packaged, parts),
+            long_file=_long_file(model, texts, folder / "long.flac", long_seconds),
+        )
+
+
+def _timed(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def _help() -> None:
+    subprocess.run(
+        [sys.executable, "-m", "asr.cli", "--help"], stdout=subprocess.DEVNULL, check=True
+    )
+
+
+def _consume(recognizer: Recognizer, files: Sequence[Path]) -> None:
+    for result in recognizer.transcribe_many(files):
+        if isinstance(result, AudioError):
+            raise result
+
+
+def _parts(files: Sequence[Path], folder: Path) -> list[Path]:
+    """16-bit 16 kHz copies, so that a part and its place in the long file are the same samples."""
+    waveforms = (
+        (read_audio(file).numpy() for file in files)
+        if files
+        else (speech_like(seconds, seed) for seed, seconds in enumerate([3.0, 6.0, 9.0, 12.0] * 8))
+    )
+    parts = []
+    for index, waveform in enumerate(waveforms):
+        parts.append(folder / f"{index:05d}.flac")
+        soundfile.write(parts[-1], waveform, SAMPLE_RATE, subtype="PCM_16")
+    return parts
+
+
+def speech_like(seconds: float, seed: int) -> NDArray[np.float32]:
+    """Voiced and hissing syllables, four a second: `[N]` float32 at 16 kHz; not intelligible."""
+    rng = np.random.default_rng(seed)
+    syllable = SAMPLE_RATE // 4
+    time_axis = np.arange(syllable) / SAMPLE_RATE
+    harmonics = np.arange(1, 25)[:, None]
+    pieces = []
+    for _ in range(int(seconds * 4)):
+        pitch = rng.uniform(90, 220)  # Hz
+        formants = rng.uniform([300, 900, 2200], [800, 2200, 3000])[:, None]  # Hz
+        gains = np.exp(-(((harmonics.T * pitch - formants) / 150) ** 2)).sum(0)[:, None]
+        voice = (gains * np.sin(2 * np.pi * pitch * harmonics * time_axis)).sum(0)
+        hiss = rng.normal(0, 0.3, syllable) * (time_axis < rng.uniform(0, 0.1))
+        pieces.append((voice + hiss) * np.hanning(syllable))
+    wave = np.concatenate(pieces) + rng.normal(0, 1e-3, syllable * len(pieces))
+    scaled: NDArray[np.float32] = (0.3 * wave / np.abs(wave).max()).astype(np.float32)
+    return scaled
+
+
+@torch.inference_mode()
+def _shares(packaged: Packaged, files: Sequence[Path]) -> dict[str, float]:
+    """Parts of the time that the stages take, one file at a time."""
+    decoder = build_decoder(packaged.config.decode, packaged.tokenizer, packaged.directory)
+    spent = dict.fromkeys(("reading", "features", "network", "decoding"), 0.0)
+    for file in files:
+        marks = [time.perf_counter()]
+        waveform = read_audio(file, packaged.config.features.sample_rate).to(packaged.device)
+        marks.append(time.perf_counter())
+        lengths = torch.tensor([waveform.numel()], device=packaged.device)
+        features, frames = packaged.filter_bank(waveform[None], lengths)
+        _wait_for(packaged.device)
+        marks.append(time.perf_counter())
+        log_probs, lengths = packaged.model(features, frames)
+        _wait_for(packaged.device)
+        marks.append(time.perf_counter())
+        decoder(log_probs, lengths)
+        marks.append(time.perf_counter())
+        for stage, start, end in zip(spent, marks, marks[1:], strict=False):
+            spent[stage] += end - start
+    total = sum(spent.values())
+    return {stage: seconds / total for stage, seconds in spent.items()}
+
+
+def _wait_for(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def _long_file(model: Path | None, texts: dict[Path, str], path: Path, seconds: float) -> LongFile:
+    """Transcribe the parts, over and over until `seconds` are full, as one file."""
+    expected = []
+    samples = 0
+    gap = np.random.default_rng(0).normal(0, 1e-4, int(_GAP * SAMPLE_RATE))
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
+        for part, text in itertools.cycle(texts.items()):
+            waveform = np.concatenate([soundfile.read(part)[0], gap])
+            file.write(waveform)
+            expected.append(text)
+            samples += len(waveform)
+            if samples >= seconds * SAMPLE_RATE:
+                break
+    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path)]
+    if model is not None:
+        command += ["--model", str(model)]
+    output = path.with_suffix(".txt")
+    start = time.perf_counter()
+    with output.open("wb") as stdout:
+        process = subprocess.Popen(command, stdout=stdout)
+        _, status, usage = os.wait4(process.pid, 0)
+    elapsed = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise AsrError(f"bench: `{' '.join(command)}` exited with {process.returncode}")
+    score = word_error_rate([" ".join(expected)], [output.read_text(encoding="utf-8")])
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return LongFile(
+        seconds=samples / SAMPLE_RATE,
+        rtfx=samples / SAMPLE_RATE / elapsed,
+        peak_megabytes=usage.ru_maxrss * bytes_per_unit / 1e6,
+        words=score.reference_length,
+        differing_words=score.errors,
+    )

@@ -1,0 +1,336 @@
+"""The command line. Commands import what they need when they run, so that help is instant."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from asr.errors import AsrError, AudioError, ConfigError
+
+if TYPE_CHECKING:
+    from asr.config import DecodeConfig
+
+
+class _Commands(TyperGroup):
+    """Commands whose failures are one line on stderr and an exit status, never a traceback."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order that help shows them: `prepare`, a group, comes first."""
+        return sorted(
+            super().list_commands(ctx),
+            key=lambda name: not isinstance(self.commands[name], TyperGroup),
+        )
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that `ctx` names."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last breath
+            return result
+        except AsrError as error:
+            _complain(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            typer.echo("asr: interrupted", err=True)
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            _discard_output()
+            raise typer.Exit(0) from None
+        except OSError as error:
+            if error.filename is None:
+                raise
+            _complain(f"{error.filename}: {error.strerror}")
+            raise typer.Exit(1) from None
+
+
+def _complain(error: object) -> None:
+    typer.echo(f"asr: error: {error}", err=True)
+
+
+def _discard_output() -> None:
+    # What is still buffered has no reader; without this the interpreter complains when it exits.
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+_SETTINGS: dict[str, Any] = {
+    "cls": _Commands,
+    "no_args_is_help": True,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,  # rich costs half of the time that help takes
+}
+app = typer.Typer(
+    help="Speech recognition: prepare data, train, evaluate, transcribe.", **_SETTINGS
+)
+prepare = typer.Typer(help="Turn a corpus into manifests.", no_args_is_help=True)
+app.add_typer(prepare, name="prepare")
+
+
+class Format(StrEnum):
+    """How transcripts are printed."""
+
+    text = "text"
+    json = "json"
+
+
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
+]
+Model = Annotated[
+    Path | None, typer.Option("--model", help="Model directory; by default the packaged model.")
+]
+Greedy = Annotated[
+    bool, typer.Option("--greedy", help="Most likely units: no beam, lexicon or language model.")
+]
+LmWeight = Annotated[float | None, typer.Option(help="Weight of the language model.")]
+WordScore = Annotated[float | None, typer.Option(help="Added for each word of a hypothesis.")]
+BeamSize = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame.")]
+Manifest = Annotated[
+    Path, typer.Argument(help="Manifest NAME.jsonl.gz, or TSV with path and transcript columns.")
+]
+
+
+@prepare.command("librispeech")
+def prepare_librispeech(
+    source: Annotated[Path, typer.Argument(help="Folder with train-clean-100, dev-clean, ...")],
+    out: Annotated[Path, typer.Argument(help="Folder the manifests go to.")],
+) -> None:
+    """Manifests of LibriSpeech, one for each part that SOURCE holds."""
+    from asr.prepare import prepare_librispeech
+
+    for path in prepare_librispeech(source, out):
+        typer.echo(path)
+
+
+@prepare.command("tsv")
+def prepare_tsv(
+    source: Annotated[Path, typer.Argument(help="TSV with path and transcript columns.")],
+    out: Annotated[Path, typer.Argument(help="Folder the manifests go to.")],
+    name: Annotated[str, typer.Option(help="Manifests are called NAME_SPLIT.jsonl.gz.")],
+    dev_speakers: Annotated[int, typer.Option(min=0, help="Speakers moved from train to dev.")] = 0,
+    dev_every: Annotated[
+        int, typer.Option(min=0, help="Every so-manyth utterance moved from train to dev.")
+    ] = 0,
+) -> None:
+    """Manifests of any corpus that a table describes, one for each split in it."""
+    from asr.prepare import prepare_tsv
+
+    for path in prepare_tsv(source, out, name, dev_speakers=dev_speakers, dev_every=dev_every):
+        typer.echo(path)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Folder with the manifests.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the model.")],
+    device: Device = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that load audio.")] = 2,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Never go on with a training that OUT holds.")
+    ] = False,
+) -> None:
+    """Train a model, or go on with its training.
+
+    When OUT holds a checkpoint of the same recipe, training goes on from there. OUT/model is
+    the model directory.
+    """
+    from asr.config import load_config
+    from asr.train import train
+
+    checkpoint = out / "checkpoint.safetensors"
+    if fresh and checkpoint.exists():
+        raise ConfigError(f"{checkpoint}: --fresh, but a training is here; take another --out")
+    train(
+        load_config(recipe),
+        data,
+        out,
+        device=_device(device),
+        epochs=epochs,
+        max_steps=max_steps,
+        init=init,
+        workers=workers,
+    )
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    data: Manifest,
+    out: Annotated[Path | None, typer.Option(help="TSV of all utterances, worst first.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = None,
+    greedy: Greedy = False,
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    beam_size: BeamSize = None,
+) -> None:
+    """Measure error rates and speed.
+
+    WER and CER of words; PER of phonemes, on the greedy path of a phoneme model.
+    """
+    from asr.data import read_manifest
+    from asr.decode import build_decoder
+    from asr.evaluate import evaluate
+    from asr.model_dir import load_model_dir
+
+    utterances = read_manifest(data)
+    packaged = load_model_dir(model, _device(device))
+    config = _decoding(packaged.config.decode, greedy, lm_weight, word_score, beam_size)
+    decoder = None
+    if config.method == "beam":
+        decoder = build_decoder(config, packaged.tokenizer, packaged.directory)
+    with _progress("evaluate", len(utterances)) as on_progress:
+        result = evaluate(packaged, utterances, decoder, on_progress=on_progress)
+    if out is not None:
+        result.write_rows(out)
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
+    for reason in result.failures.values():
+        _complain(reason)
+    if result.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def transcribe(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recordings.")],
+    model: Model = None,
+    output: Annotated[Format, typer.Option("--format", help="json: an object a line.")] = (
+        Format.text
+    ),
+    device: Device = None,
+    greedy: Greedy = False,
+    lm_weight: LmWeight = None,
+    word_score: WordScore = None,
+    beam_size: BeamSize = None,
+) -> None:
+    """Print what is said in recordings.
+
+    WAV, FLAC, MP3, Ogg, m4a, mp4, webm and more; any rate, any length.
+    """
+    from asr.transcribe import load_model
+
+    recognizer = load_model(model, _device(device))
+    failed = False
+    for result in recognizer.transcribe_many(files):
+        if isinstance(result, AudioError):
+            _complain(result)
+            failed = True
+        elif output is Format.json:
+            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        else:
+            typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("tune-lm")
+def tune_lm() -> None:
+    """Pick the beam search's weights on a dev set."""
+
+
+@app.command()
+def info(model: Model = None) -> None:
+    """Show what a model directory holds."""
+    from asr.model_dir import load_model_dir
+
+    packaged = load_model_dir(model)
+    config = packaged.config
+    parameters = sum(p.numel() for p in packaged.model.parameters())
+    direction = "bidirectional" if config.model.bidirectional else "one direction"
+    size = sum(path.stat().st_size for path in packaged.directory.iterdir() if path.is_file())
+    for name, value in {
+        "model": f"{config.name} ({packaged.directory}, {size / 1e6:.1f} MB)",
+        "units": f"{config.units.kind}, {len(packaged.tokenizer.units)} with the blank",
+        "network": f"{config.model.num_layers} x {config.model.recurrent.upper()} of "
+        f"{config.model.hidden_size}, {direction}, {parameters / 1e6:.2f}M parameters",
+        "frames": f"{1 / packaged.seconds_per_frame:.3g} outputs a second",
+        "decoding": config.decode.method,
+    }.items():
+        typer.echo(f"{name:10}{value}")
+    card = packaged.directory / "README.md"
+    if card.is_file():
+        typer.echo("\n" + card.read_text(encoding="utf-8").strip())
+
+
+@app.command()
+def bench(
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Recordings of speech.")
+    ] = None,
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    device: Device = None,
+    long_seconds: Annotated[float, typer.Option(min=1, help="Of the long file.")] = 3600.0,
+) -> None:
+    """Measure speed, memory and start-up time."""
+    from asr.bench import bench
+    from asr.files import write_text
+
+    report = bench(model, files or (), _device(device), long_seconds=long_seconds)
+    typer.echo(report.summary())
+    if out is not None:
+        write_text(out, report.to_json() + "\n")
+
+
+def _device(name: str | None) -> str:
+    """`name` if it can be used here; without a name, a GPU where there is one."""
+    import torch
+
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    usable = [*(["cuda", *gpus] if gpus else []), "cpu"]
+    if name is not None and name not in usable:
+        raise ConfigError(f"--device: expected {' or '.join(usable)} on this machine, got {name!r}")
+    return name or usable[0]
+
+
+def _decoding(
+    config: "DecodeConfig",
+    greedy: bool,
+    lm_weight: float | None,
+    word_score: float | None,
+    beam_size: int | None,
+) -> "DecodeConfig":
+    """`config` with what the flags say instead."""
+    flags = {
+        "method": "greedy" if greedy else None,
+        "lm_weight": lm_weight,
+        "word_score": word_score,
+        "beam_size": beam_size,
+    }
+    return config.model_copy(update={k: v for k, v in flags.items() if v is not None})
+
+
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, on terminals only; yields what tells it how many are done."""
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def main() -> None:
+    """Entry point of the `asr` command."""
+    app(prog_name="asr")
+
+
+if __name__ == "__main__":
+    main()

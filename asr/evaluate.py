@@ -1,0 +1,203 @@
+"""Score a model on a data set: WER and CER of words, PER of phonemes, and how fast it went."""
+
+import csv
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.audio import read_audio
+from asr.data import Utterance
+from asr.decode import Decoder, greedy_decode
+from asr.errors import AudioError, DataError
+from asr.files import replacing
+from asr.metrics import ErrorRate, character_error_rate, word_error_rate
+from asr.model_dir import Packaged
+from asr.text import normalize
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance: words, or phones where the model's output was not turned into words."""
+
+    id: str
+    reference: str
+    hypothesis: str
+    score: ErrorRate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found; `rows` stand worst first, by errors, then by rate."""
+
+    scores: dict[str, ErrorRate]  # by "PER" (always greedy), "WER", "CER"
+    rows: tuple[Row, ...]
+    failures: dict[str, str]  # utterance -> why it could not be scored
+    audio_seconds: float
+    wall_seconds: float  # reading, features, network and decoding
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio recognised in a second."""
+        return self.audio_seconds / self.wall_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the rows, for JSON."""
+        return {
+            "scores": {
+                name: {"rate": score.rate, **asdict(score)} for name, score in self.scores.items()
+            },
+            "utterances": len(self.rows),
+            "failures": self.failures,
+            "audio_seconds": round(self.audio_seconds, 3),
+            "wall_seconds": round(self.wall_seconds, 3),
+            "rtfx": round(self.rtfx, 1),
+        }
+
+    def summary(self) -> str:
+        """Scores, speed and failures, a line each."""
+        lines = [
+            f"{name}  {100 * score.rate:6.2f} %  ({score.substitutions} substitutions, "
+            f"{score.deletions} deletions, {score.insertions} insertions in "
+            f"{score.reference_length})"
+            for name, score in self.scores.items()
+        ]
+        lines.append(
+            f"RTFx {self.rtfx:6.1f}    ({self.audio_seconds:.1f} s of audio in "
+            f"{self.wall_seconds:.1f} s, {len(self.rows)} utterances)"
+        )
+        return "\n".join(lines)
+
+    def write_rows(self, path: Path) -> None:
+        """Write the rows as TSV: id, errors, rate, reference, hypothesis."""
+        with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(["id", "errors", "rate", "reference", "hypothesis"])
+            for row in self.rows:
+                rate = f"{row.score.rate:.4f}"
+                writer.writerow([row.id, row.score.errors, rate, row.reference, row.hypothesis])
+
+
+def evaluate(
+    packaged: Packaged,
+    utterances: Sequence[Utterance],
+    decoder: Decoder | None = None,
+    *,
+    batch_seconds: float = 120.0,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Evaluation:
+    """Recognise `utterances` and compare with their transcripts.
+
+    Args:
+        packaged: the model; its device is the one it was loaded on.
+        utterances: with transcripts; an unreadable one is named in `failures`, the rest is done.
+        decoder: what turns emissions into words; None is the greedy path. A phoneme model is
+            scored by PER on the greedy path in either case.
+        batch_seconds: cap on the padded audio that goes through the network at once.
+        on_progress: called after each batch with the number of utterances done so far.
+
+    Raises:
+        DataError: there is no utterance, none is readable, or a transcript has no phonemes.
+    """
+    if not utterances:
+        raise DataError("evaluate: expected at least one utterance, got none")
+    # First, so that a transcript which cannot be phonemes is named before the work is done.
+    phones = _reference_phones(packaged, utterances)
+    failures: dict[str, str] = {}  # utterance -> reason
+    done: list[_Recognised] = []
+    start = time.perf_counter()
+    sample_rate = packaged.config.features.sample_rate
+    for batch in _read_batches(utterances, sample_rate, batch_seconds, failures):
+        done += _recognise(packaged, decoder, batch)
+        on_progress(len(done) + len(failures))
+    wall_seconds = time.perf_counter() - start
+    if not done:
+        first = next(iter(failures.values()))
+        raise DataError(f"evaluate: none of {len(utterances)} utterances is readable; {first}")
+
+    scores: dict[str, ErrorRate] = {}
+    references = [normalize(item.utterance.text) for item in done]
+    hypotheses = [item.text for item in done]
+    if phones is not None:
+        spoken = [phones[item.utterance] for item in done]
+        scores["PER"] = word_error_rate(spoken, [item.greedy for item in done])
+        if decoder is None:
+            references = spoken
+    if phones is None or decoder is not None:
+        scores["WER"] = word_error_rate(references, hypotheses)
+        scores["CER"] = character_error_rate(references, hypotheses)
+    rows = [
+        Row(item.utterance.id, reference, item.text, word_error_rate([reference], [item.text]))
+        for item, reference in zip(done, references, strict=True)
+    ]
+    rows.sort(key=lambda row: (-row.score.errors, -row.score.rate, row.id))
+    audio_seconds = sum(item.samples for item in done) / sample_rate
+    return Evaluation(scores, tuple(rows), failures, audio_seconds, wall_seconds)
+
+
+@dataclass(frozen=True)
+class _Recognised:
+    utterance: Utterance
+    samples: int
+    greedy: str
+    text: str  # the decoder's words; without one, what the greedy path reads
+
+
+def _reference_phones(
+    packaged: Packaged, utterances: Sequence[Utterance]
+) -> dict[Utterance, str] | None:
+    """Phones of each utterance; None for a model of words."""
+    if packaged.config.units.kind != "phoneme":
+        return None
+    tokenizer = packaged.tokenizer
+    return {u: tokenizer.decode(tokenizer.encode(normalize(u.text))) for u in utterances}
+
+
+def _recognise(
+    packaged: Packaged, decoder: Decoder | None, batch: list[tuple[Utterance, Tensor]]
+) -> list[_Recognised]:
+    waveforms = [waveform for _, waveform in batch]
+    lengths = torch.tensor([waveform.numel() for waveform in waveforms])
+    log_probs, frames = packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
+    greedy = [
+        packaged.tokenizer.decode([unit for unit, _, _ in path])
+        for path in greedy_decode(log_probs, frames)
+    ]
+    texts = greedy
+    if decoder is not None:
+        texts = [" ".join(hypothesis.words) for hypothesis in decoder(log_probs, frames)]
+    return [
+        _Recognised(utterance, waveform.numel(), path, text)
+        for (utterance, waveform), path, text in zip(batch, greedy, texts, strict=True)
+    ]
+
+
+def _read_batches(
+    utterances: Sequence[Utterance],
+    sample_rate: int,
+    batch_seconds: float,
+    failures: dict[str, str],
+) -> Iterator[list[tuple[Utterance, Tensor]]]:
+    """Utterances of like length with their waveforms; one longer than the cap goes alone."""
+    batch: list[tuple[Utterance, Tensor]] = []
+    longest = 0
+    for utterance in sorted(utterances, key=lambda u: u.seconds):
+        try:
+            waveform = read_audio(utterance.audio, sample_rate)
+        except AudioError as error:
+            failures[utterance.id] = str(error)
+            continue
+        # The manifest's duration only sorts: a TSV need not have it.
+        longest = max(longest, waveform.numel())
+        if batch and longest * (len(batch) + 1) > batch_seconds * sample_rate:
+            yield batch
+            batch = []
+            longest = waveform.numel()
+        batch.append((utterance, waveform))
+    if batch:
+        yield batch

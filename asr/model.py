@@ -1,4 +1,4 @@
-"""The acoustic model: features in, CTC log-probabilities out; what is in the padding never matters."""
+"""The acoustic model: features in, CTC log-probabilities out; padding never matters."""
 
 import torch
 import torch.nn.functional as F

@@ -5,10 +5,11 @@ bits it would have ended with: batches are planned from (seed, epoch), and dropo
 noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
 """
 
+import itertools
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_chec
 from asr.config import Config, TrainConfig, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.decode import greedy_decode
-from asr.errors import DataError, ModelError
+from asr.errors import DataError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
 from asr.metrics import error_rate
@@ -49,7 +50,7 @@ class Corpus:
 
 def required_frames(target: Sequence[int]) -> int:
     """Frames that CTC needs for `target`: one a unit, and a blank between equal neighbours."""
-    return len(target) + sum(a == b for a, b in zip(target, target[1:], strict=False))
+    return len(target) + sum(a == b for a, b in itertools.pairwise(target))
 
 
 def select(

@@ -1,0 +1,8 @@
+"""Recurrent layers for padded batches of unequal lengths; usable alone, see README.md."""
+
+from kernels.choice import choose_backend
+from kernels.convert import convert
+from kernels.functional import gru, lstm, rnn
+from kernels.modules import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "choose_backend", "convert", "gru", "lstm", "rnn"]

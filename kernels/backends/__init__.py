@@ -1,0 +1,44 @@
+"""The implementations of a recurrent layer, one module or package each.
+
+A backend is a module of this package with a function `layer` of type `Layer`. Adding one is
+adding a folder with the name that `choose_backend` knows.
+"""
+
+import importlib
+from functools import cache
+from importlib.util import find_spec
+from typing import Protocol, cast
+
+from torch import Tensor
+
+from kernels.cells import Cell, States, Weights
+from kernels.choice import BACKENDS
+
+
+class Layer(Protocol):
+    """One layer, one or both directions, over a padded batch. Arguments are already checked."""
+
+    def __call__(
+        self,
+        cell: Cell,
+        x: Tensor,  # [T, B, D]
+        states: States,  # initial h [N, B, P] and, for an LSTM, c [N, B, H]; N directions
+        weights: list[Weights],  # one a direction, the second runs backwards in time
+        lengths: Tensor | None,  # [B] int64 on x's device; None: all are T
+    ) -> tuple[Tensor, States]:
+        """Outputs [T, B, N*P], zero past each end, and the states at each end, like `states`.
+
+        The reverse direction of an utterance starts at its own last frame. What `x` holds past
+        an end is finite, and changes nothing.
+        """
+
+
+@cache
+def available_backends() -> tuple[str, ...]:
+    """Names of the backends that are part of this installation."""
+    return tuple(name for name in BACKENDS if find_spec(f"{__name__}.{name}"))
+
+
+def load_backend(name: str) -> Layer:
+    """The `layer` function of backend `name`, imported when first asked for."""
+    return cast(Layer, importlib.import_module(f"{__name__}.{name}").layer)

@@ -1,0 +1,106 @@
+"""ATen's padded one-direction operators, made exact for unequal lengths.
+
+ATen's own way with lengths, the PackedSequence, is one small step after another. Here each
+direction is a single padded call, the fast path of oneDNN and cuDNN. The reverse direction
+runs forwards over utterances that are flipped within their lengths, so that its padding too
+comes last, where it cannot reach a valid frame. See "Exact lengths" in kernels/README.md.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.cells import Cell, States, Weights
+
+
+class _Permute(torch.autograd.Function):
+    """Rows of `x` in the order of `index`, which is its own inverse, hence its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        return x.flatten(0, 1).index_select(0, index).view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return _Permute.apply(grads[0], index), None  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Where the utterances of a padded batch end."""
+
+    last: Tensor  # [B] index of the last frame
+    past: Tensor  # [T, B, 1] true past the end
+    flip: Tensor  # [T*B] rows of x[T, B] flipped within the lengths, padding left in place
+
+    @classmethod
+    def of(cls, lengths: Tensor, T: int) -> "_Ends":
+        B = len(lengths)
+        frame = torch.arange(T, device=lengths.device).unsqueeze(-1)  # [T, 1]
+        past = frame >= lengths
+        source = torch.where(past, frame, lengths - 1 - frame)  # [T, B]
+        rows = source * B + torch.arange(B, device=lengths.device)
+        return cls(lengths - 1, past.unsqueeze(-1), rows.flatten())
+
+
+def _flipped(x: Tensor, ends: _Ends | None) -> Tensor:
+    if ends is None:
+        return x.flip(0)
+    flipped: Tensor = _Permute.apply(x, ends.flip)  # type: ignore[no-untyped-call]
+    return flipped
+
+
+def _closed_gate(dtype: torch.dtype) -> float:
+    """A gate input so large that no other input matters and sigmoid is exactly 0 or 1."""
+    return 3e4 if dtype == torch.float16 else 1e30
+
+
+def _with_hold(x: Tensor, ends: _Ends) -> Tensor:
+    """`x` [T, B, D] with one more input that is 1 past the end: [T, B, D+1]."""
+    return torch.cat([x, ends.past.to(x.dtype)], -1)
+
+
+def _holding(w: Weights) -> Weights:
+    """Weights whose last input holds the cell: i = 0, f = 1, o = 0, so c' = c and h' = 0."""
+    H = w.ih.shape[0] // 4
+    K = _closed_gate(w.ih.dtype)
+    column = w.ih.new_tensor([-K, K, 0.0, -K]).repeat_interleave(H).unsqueeze(-1)
+    return w._replace(ih=torch.cat([w.ih, column], -1))
+
+
+def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tensor, States]:
+    """One direction over all T frames of every row: outputs [T, B, P] and states after T."""
+    arguments = (w.present, w.bias_ih is not None, 1, 0.0, False, False, False)
+    if cell == "lstm":
+        y, h, c = torch._VF.lstm(x, states, *arguments)
+        return y, (h, c)
+    operator = getattr(torch._VF, cell)
+    y, h = operator(x, states[0], *arguments)
+    return y, (h,)
+
+
+def layer(
+    cell: Cell, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
+) -> tuple[Tensor, States]:
+    """See `kernels.backends.Layer`."""
+    ends = None if lengths is None else _Ends.of(lengths, len(x))
+    if ends is not None and cell == "lstm":
+        x = _with_hold(x, ends)
+        weights = [_holding(w) for w in weights]
+    outputs, finals = [], []
+    for direction, w in enumerate(weights):
+        initial = tuple(state[direction : direction + 1] for state in states)
+        y, final = _direction(cell, _flipped(x, ends) if direction else x, initial, w)
+        if ends is not None:
+            rows = torch.arange(len(ends.last), device=x.device)
+            final = (y[ends.last, rows].unsqueeze(0), *final[1:])
+            y = y.masked_fill(ends.past, 0)
+        outputs.append(_flipped(y, ends) if direction else y)
+        finals.append(final)
+    if len(weights) == 1:
+        return outputs[0], finals[0]
+    return torch.cat(outputs, -1), tuple(torch.cat(s) for s in zip(*finals, strict=True))

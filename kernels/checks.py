@@ -1,0 +1,130 @@
+"""Every rule about arguments, and the one line that a caller reads who breaks it.
+
+All of these raise ValueError: `lstm: weight_hh_l0 must be [4H, H] = [2048, 512], got [2048, 500]`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kernels.cells import GATES, Cell, States, Weights
+
+
+def _expect_shape(name: str, tensor: Tensor, symbols: str, expected: list[int]) -> None:
+    if list(tensor.shape) != expected:
+        raise ValueError(f"{name} must be {symbols} = {expected}, got {list(tensor.shape)}")
+
+
+def _expect_tensors(name: str, values: object) -> None:
+    if not isinstance(values, tuple | list):
+        raise ValueError(f"{name} must be a tuple or list of tensors, got {type(values).__name__}")
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must hold tensors, got {type(value).__name__}")
+
+
+def _expect_alike(op: str, x: Tensor, name: str, other: Tensor) -> None:
+    if other.device != x.device:
+        raise ValueError(
+            f"{op}: {name} must be on the input's device {x.device}, got {other.device}"
+        )
+    if other.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{op}: {name} must have the input's dtype {x.dtype}, got {other.dtype}; "
+            "convert one of them, or use torch.autocast"
+        )
+
+
+def check_input(op: str, x: Tensor, dims: Sequence[int] = (2, 3)) -> None:
+    """`x` is a floating-point tensor of 2 (one utterance) or 3 dimensions."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{op}: input must be a Tensor or PackedSequence, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ValueError(f"{op}: input must be floating point, got {x.dtype}; convert it")
+    if x.dim() not in dims:
+        wanted = " or ".join(f"{d}-D" for d in dims)
+        raise ValueError(f"{op}: input must be {wanted}, got {x.dim()}-D {list(x.shape)}")
+
+
+def check_frames(op: str, x: Tensor) -> None:
+    """`x` [T, B, D] has frames; without, there is no output and no final state."""
+    if len(x) == 0:
+        raise ValueError(f"{op}: input must have at least one frame, got T = 0")
+
+
+def split_weights(op: str, cell: Cell, weights: Sequence[Sequence[Tensor]]) -> list[Weights]:
+    """The groups of `torch.nn.LSTM.all_weights` as `Weights`: 2 or 4 tensors, 3 or 5 with W_hr."""
+    counts = (2, 3, 4, 5) if cell == "lstm" else (2, 4)
+    split = []
+    for group in weights:
+        _expect_tensors(f"{op}: each group of weights", group)
+        if len(group) not in counts:
+            raise ValueError(
+                f"{op}: each group of weights must have {' or '.join(map(str, counts))} tensors, "
+                f"as in all_weights of torch.nn, got {len(group)}"
+            )
+        bias_ih, bias_hh = group[2:4] if len(group) > 3 else (None, None)
+        hr = group[-1] if len(group) % 2 else None
+        split.append(Weights(group[0], group[1], bias_ih, bias_hh, hr))
+    return split
+
+
+def check_weights(op: str, cell: Cell, x: Tensor, weights: list[Weights], directions: int) -> None:
+    """Shapes, dtype and device of the weights of every layer and direction."""
+    if not weights or len(weights) % directions:
+        wanted = "two groups a layer (bidirectional)" if directions == 2 else "one group a layer"
+        raise ValueError(f"{op}: weights must hold {wanted}, got {len(weights)} groups")
+    G, first = GATES[cell], weights[0]
+    H = first.ih.shape[0] // G
+    P = H if first.hr is None else first.hr.shape[0]
+    rows = "H" if G == 1 else f"{G}H"
+    for n, w in enumerate(weights):
+        suffix = f"_l{n // directions}{'_reverse' if n % directions else ''}"
+        D = x.shape[-1] if n < directions else directions * P
+        shapes = {
+            "ih": (f"[{rows}, D]", [G * H, D]),
+            "hh": (f"[{rows}, {'H' if first.hr is None else 'P'}]", [G * H, P]),
+            "bias_ih": (f"[{rows}]", [G * H]),
+            "bias_hh": (f"[{rows}]", [G * H]),
+            "hr": ("[P, H]", [P, H]),
+        }
+        for field, (symbols, shape) in shapes.items():
+            name = f"{field if 'bias' in field else f'weight_{field}'}{suffix}"
+            tensor = getattr(w, field)
+            if (tensor is None) != (getattr(first, field) is None):
+                raise ValueError(f"{op}: {name} must be there in all layers or in none")
+            if tensor is not None:
+                _expect_shape(f"{op}: {name}", tensor, symbols, shape)
+                _expect_alike(op, x, name, tensor)
+
+
+def check_states(op: str, x: Tensor, states: States, shapes: Mapping[str, list[int]]) -> None:
+    """Initial states, by name and shape."""
+    _expect_tensors(f"{op}: hx", states)
+    if len(states) != len(shapes):
+        raise ValueError(f"{op}: hx must be ({', '.join(shapes)}), got {len(states)} tensors")
+    for (name, shape), state in zip(shapes.items(), states, strict=True):
+        _expect_shape(f"{op}: {name}", state, "[layers * directions, B, size]", shape)
+        _expect_alike(op, x, name, state)
+
+
+def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> list[int]:
+    """The values of int64 `lengths` [B], each from 1 to T."""
+    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
+        got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
+    _expect_shape(f"{op}: lengths", lengths, "[B]", [B])
+    values: list[int] = lengths.tolist()
+    for n, length in enumerate(values):
+        if not 1 <= length <= T:
+            raise ValueError(
+                f"{op}: lengths must be from 1 to T = {T}, got lengths[{n}] = {length}"
+            )
+    return values
+
+
+def check_dropout(op: str, dropout: float) -> None:
+    """A probability."""
+    if not 0 <= dropout <= 1:
+        raise ValueError(f"{op}: dropout must be from 0 to 1, got {dropout}")

@@ -1,0 +1,161 @@
+"""`lstm`, `gru` and `rnn`: recurrent layers as functions of their weights."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from kernels import checks
+from kernels.cells import Cell, States
+from kernels.stack import Stack
+
+#: The input, and with it the output: a padded tensor or a PackedSequence.
+Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+
+
+def lstm(
+    x: Sequences,
+    weights: Sequence[Sequence[Tensor]],
+    hx: tuple[Tensor, Tensor] | None = None,
+    lengths: Tensor | None = None,
+    *,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    backend: str | None = None,
+) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+    """Long short-term memory layers, one or both directions.
+
+    Equations: `kernels.backends.reference.lstm_step`. Same results as `torch.nn.LSTM`, with
+    `lengths` the same as with the PackedSequence of these lengths.
+
+    Args:
+        x: [T, B, D], with `batch_first` [B, T, D], one utterance [T, D], or a PackedSequence.
+        weights: `torch.nn.LSTM.all_weights`: for each layer and direction W_ih [4H, D],
+            W_hh [4H, P], then b_ih, b_hh [4H] if there is bias, W_hr [P, H] if there is
+            projection (P = H without).
+        hx: initial h [layers * directions, B, P] and c [layers * directions, B, H]; None: zero.
+        lengths: [B] int64, valid frames of each utterance of a padded `x`, from 1 to T, on any
+            device; None: all T. What `x` holds past an end, NaN included, changes nothing and
+            gets a zero gradient.
+        dropout: probability, between layers, if `training`.
+        backend: see `kernels.choose_backend`.
+
+    Returns:
+        Outputs [T, B, directions * P] laid out as `x`, zero past each end, and the final
+        (h, c) at each end, shaped as `hx`.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype, device or value; the message names it.
+    """
+    stack = _stack("lstm", weights, bidirectional, dropout, training, backend)
+    y, (h, c) = _run(stack, x, hx, lengths, batch_first)
+    return y, (h, c)
+
+
+def gru(
+    x: Sequences,
+    weights: Sequence[Sequence[Tensor]],
+    hx: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    backend: str | None = None,
+) -> tuple[Sequences, Tensor]:
+    """Gated recurrent units; as `lstm` with 3H rows of gates, `hx` and the final state only h.
+
+    Equations: `kernels.backends.reference.gru_step`. Same results as `torch.nn.GRU`.
+    """
+    stack = _stack("gru", weights, bidirectional, dropout, training, backend)
+    y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
+    return y, h
+
+
+def rnn(
+    x: Sequences,
+    weights: Sequence[Sequence[Tensor]],
+    hx: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    nonlinearity: Literal["tanh", "relu"] = "tanh",
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    backend: str | None = None,
+) -> tuple[Sequences, Tensor]:
+    """Elman layers; as `gru` with H rows instead of gates.
+
+    Equations: `kernels.backends.reference.rnn_tanh_step`. Same results as `torch.nn.RNN`.
+    """
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+    cell: Cell = "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu"
+    stack = _stack(cell, weights, bidirectional, dropout, training, backend)
+    y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
+    return y, h
+
+
+def _stack(
+    cell: Cell,
+    weights: Sequence[Sequence[Tensor]],
+    bidirectional: bool,
+    dropout: float,
+    training: bool,
+    backend: str | None,
+) -> Stack:
+    op = cell.split("_")[0]
+    checks.check_dropout(op, dropout)
+    return Stack(
+        cell,
+        checks.split_weights(op, cell, weights),
+        directions=2 if bidirectional else 1,
+        dropout=dropout if training else 0.0,
+        backend=backend,
+    )
+
+
+def _run(
+    stack: Stack, x: Sequences, hx: States | None, lengths: Tensor | None, batch_first: bool
+) -> tuple[Sequences, States]:
+    """Bring any kind of input to [T, B, D], run the layers, and bring the result back."""
+    if isinstance(x, PackedSequence):
+        if lengths is not None:
+            raise ValueError(f"{stack.op}: lengths must be None: a PackedSequence has its own")
+        return _run_packed(stack, x, hx)
+    checks.check_input(stack.op, x)
+    if x.dim() == 2:
+        if lengths is not None:
+            raise ValueError(f"{stack.op}: lengths must be None for one utterance [T, D]")
+        alone = None if hx is None else tuple(state.unsqueeze(1) for state in hx)
+        y, finals = stack(x.unsqueeze(1), alone, None)
+        return y.squeeze(1), tuple(state.squeeze(1) for state in finals)
+    if not batch_first:
+        return stack(x, hx, lengths)
+    y, finals = stack(x.transpose(0, 1), hx, lengths)
+    return y.transpose(0, 1), finals
+
+
+def _run_packed(
+    stack: Stack, x: PackedSequence, hx: States | None
+) -> tuple[PackedSequence, States]:
+    checks.check_input(stack.op, x.data, dims=(2,))
+    # Without its indices a PackedSequence pads to the order it is stored in, longest first.
+    padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
+    if hx is not None:
+        hx = _ordered(hx, x.sorted_indices)
+    y, finals = stack(padded, hx, lengths)
+    data = pack_padded_sequence(y, lengths).data
+    packed = PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
+    return packed, _ordered(finals, x.unsorted_indices)
+
+
+def _ordered(states: States, order: Tensor | None) -> States:
+    if order is None:
+        return states
+    return tuple(state.index_select(1, order) for state in states)

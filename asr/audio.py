@@ -1,0 +1,288 @@
+"""Audio files -> mono waveforms, whole or block by block.
+
+soundfile (libsndfile) decodes WAV, FLAC, MP3 and Ogg; what it does not know (m4a, mp4, webm)
+goes through PyAV (FFmpeg). A file that ends before its own header, page flags or container say
+it should is an error, never a shorter waveform.
+"""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import soundfile
+import torch
+from torch import Tensor
+
+from asr.errors import AudioError
+
+SAMPLE_RATE = 16000
+
+_BLOCK_SAMPLES = 1 << 20  # of all channels together: 4 MB, a minute of 16 kHz mono
+_RATES = range(1000, 768_001)  # Hz; outside, the header is damaged
+_PEAK = 8.0  # lossy codecs overshoot 1 a little; far above it the samples are not normalised
+_MP3_FRAME = 1152  # some encoders count their header as a frame of speech
+_AV_SLACK = 0.1  # seconds a container may promise and not hold: encoder priming and padding
+_OGG_PAGE = 65307  # bytes of the largest page
+_STREAMED = (0x7FFFF000, 0xFFFFF000)  # lengths from here to the word's end: "not known yet"
+# Lines of libsndfile's log about the chunk that holds the samples, in RIFF, W64, RF64, AU, AIFF.
+_SHORT_CHUNK = re.compile(
+    r"(?:data|riff|Riff size|Data Size|SSND|BODY)\s*: (\d+) \(should be (\d+)\)"
+)
+_AV_TIMED = ("mov", "matroska", "asf")  # containers that store a duration; others estimate it
+
+
+class AudioInfo(NamedTuple):
+    """What the header of an audio file says."""
+
+    seconds: float
+    sample_rate: int  # Hz
+    channels: int
+
+
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Decode a whole file to the mean of its channels.
+
+    Args:
+        path: WAV, FLAC, MP3, Ogg Vorbis/Opus, or anything else FFmpeg decodes; any rate, channels.
+        sample_rate: of the result, in Hz; `torchaudio.functional.resample` with its defaults.
+
+    Returns:
+        `[N]` float32; full scale is 1 (overshoot of lossy codecs and of resampling is kept).
+
+    Raises:
+        AudioError: missing, empty, truncated or damaged file, not audio, NaN or infinite samples.
+    """
+    blocks = list(read_blocks(path, sample_rate))
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+
+def read_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
+    """Decode a file block by block, in memory that does not depend on its length.
+
+    Yields:
+        `[n]` float32, n > 0; joined they are `read_audio(path, sample_rate)`.
+
+    Raises:
+        AudioError: as `read_audio`; for damage inside the file, after the blocks before it.
+    """
+    path = Path(path)
+    _check_regular(path)
+    samples = 0
+    for block in _resample(_checked(path, _decode(path)), sample_rate):
+        samples += len(block)
+        if len(block):
+            yield block
+    if samples == 0:
+        raise AudioError(f"{path}: holds no audio samples")
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Duration, rate and channels from a file's header, without decoding it.
+
+    Raises:
+        AudioError: missing or empty file, not audio, or a container that does not say its length.
+    """
+    path = Path(path)
+    _check_regular(path)
+    try:
+        info = soundfile.info(str(path))
+        return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
+    except soundfile.LibsndfileError:
+        pass
+    with _open_av(path) as container:
+        stream = _audio_stream(path, container)
+        seconds = _promised_seconds(container, stream)
+        if seconds is None:
+            raise AudioError(f"{path}: its header does not say how long it is; convert it to FLAC")
+        return AudioInfo(seconds, stream.rate, stream.channels)
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not path.is_file():
+        raise AudioError(f"{path}: not a regular file")
+    if size == 0:
+        raise AudioError(f"{path}: empty file")
+
+
+def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
+    """Mono blocks at the file's own rate: (`[n]` float32, Hz)."""
+    try:
+        file = soundfile.SoundFile(str(path))
+    except soundfile.LibsndfileError:
+        yield from _decode_av(path)
+        return
+    with file:
+        yield from _decode_soundfile(path, file)
+
+
+def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
+    _check_complete(path, file)
+    frames = 0
+    while True:
+        try:
+            block = file.read(_BLOCK_SAMPLES // file.channels, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise AudioError(f"{path}: truncated or damaged: {error.error_string}") from None
+        if len(block) == 0:
+            break
+        frames += len(block)
+        yield _mean(torch.from_numpy(block).T), file.samplerate
+    slack = _MP3_FRAME if "MPEG" in file.subtype else 0
+    if frames + slack < file.frames < 1 << 62:  # beyond: libsndfile's "not known"
+        raise AudioError(
+            f"{path}: truncated: its header promises {file.frames} frames, {frames} came"
+        )
+
+
+def _check_complete(path: Path, file: Any) -> None:
+    """Find the truncations that libsndfile repairs in silence."""
+    if file.format == "OGG":
+        _check_last_page(path)
+    short = _SHORT_CHUNK.search(file.extra_info)
+    if short is None:
+        return
+    promised, came = int(short[1]), int(short[2])
+    streamed = any(start <= promised < start + 0x1000 for start in _STREAMED)
+    if came < promised and not streamed:
+        raise AudioError(f"{path}: truncated: its header promises {promised} bytes, {came} came")
+
+
+def _check_last_page(path: Path) -> None:
+    """An Ogg file ends in a whole page that carries the end-of-stream flag (RFC 3533)."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(segments)
+    if not (whole and page[5] & 4):
+        raise AudioError(f"{path}: truncated: its last Ogg page does not end the stream")
+
+
+def _open_av(path: Path) -> Any:
+    import av  # 0.1 s that most files do not need
+
+    try:
+        # A playlist must not reach out of the file: no other protocol than this one.
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(f"{path}: not audio, or damaged: {_reason(error)}") from None
+
+
+def _audio_stream(path: Path, container: Any) -> Any:
+    if not container.streams.audio:
+        raise AudioError(f"{path}: holds no audio stream")
+    return container.streams.audio[0]
+
+
+def _promised_seconds(container: Any, stream: Any) -> float | None:
+    if not container.format.name.startswith(_AV_TIMED):
+        return None
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return float(container.duration / 1_000_000)  # FFmpeg's AV_TIME_BASE
+    return None
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
+    import av
+
+    with _open_av(path) as container:
+        stream = _audio_stream(path, container)
+        promised = _promised_seconds(container, stream)
+        converter, pending, pending_samples, seconds = None, [], 0, 0.0
+        try:
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise AudioError(f"{path}: truncated or damaged after {seconds:.1f} s")
+                for frame in packet.decode():
+                    if converter is None:
+                        rate = frame.sample_rate
+                        converter = av.AudioResampler("fltp", frame.layout, rate)
+                    for converted in converter.resample(frame):
+                        mono = _mean(torch.from_numpy(converted.to_ndarray()))
+                        pending.append(mono)
+                        pending_samples += len(mono)
+                        seconds += len(mono) / rate
+                if pending_samples >= _BLOCK_SAMPLES:
+                    yield torch.cat(pending), rate
+                    pending, pending_samples = [], 0
+        except (av.FFmpegError, ValueError) as error:
+            raise AudioError(f"{path}: truncated or damaged: {_reason(error)}") from None
+        if pending:
+            yield torch.cat(pending), rate
+        if promised is not None and seconds + _AV_SLACK < promised:
+            raise AudioError(
+                f"{path}: truncated: its header promises {promised:.2f} s, {seconds:.2f} s came"
+            )
+
+
+def _mean(channels: Tensor) -> Tensor:
+    """`[C, n]` -> `[n]`: adding whole channels is six times faster than `Tensor.mean` of pairs."""
+    if len(channels) == 1:
+        return channels[0]
+    mono = channels[0] + channels[1]
+    for channel in channels[2:]:
+        mono += channel
+    return mono / len(channels)
+
+
+def _checked(path: Path, blocks: Iterator[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, int]]:
+    for block, rate in blocks:
+        if rate not in _RATES:
+            raise AudioError(f"{path}: damaged: a sample rate of {rate} Hz")
+        low, high = block.aminmax()
+        peak = max(-float(low), float(high))
+        if not peak <= _PEAK:  # true for NaN as well
+            raise AudioError(f"{path}: samples reach {peak:g}, expected finite numbers in [-1, 1]")
+        yield block, rate
+
+
+@lru_cache(maxsize=8)
+def _resampler(old: int, new: int) -> Any:
+    import torchaudio  # most corpora need no resampling
+
+    return torchaudio.transforms.Resample(old, new)
+
+
+def _resample(blocks: Iterator[tuple[Tensor, int]], sample_rate: int) -> Iterator[Tensor]:
+    """Resample blocks so that, joined, they are the whole waveform resampled at once.
+
+    A block is resampled together with the samples around it that its filter sees; what those
+    give is cut off again. Ratios of rates without a common divisor are rounded to a
+    denominator of 2000 (the kernel grows with its square): a drift below 0.3 s an hour.
+    """
+    held = torch.empty(0)  # context on the left, then samples whose right context is to come
+    context = 0  # samples of `held` that are already resampled
+    old = new = 1
+    for block, rate in blocks:
+        if rate == sample_rate:
+            yield block
+            continue
+        ratio = Fraction(rate, sample_rate).limit_denominator(2000)
+        old, new = ratio.numerator, ratio.denominator
+        reach = ceil(6 / 0.99 * old / min(old, new)) + old  # of torchaudio's default filter
+        margin = ceil(reach / old) * old
+        held = torch.cat([held, block])
+        ready = (len(held) - context - margin) // old * old
+        if ready > 0:
+            output = _resampler(old, new)(held[: context + ready + margin])
+            yield output[context // old * new : (context + ready) // old * new]
+            kept = min(margin, context + ready)
+            held, context = held[context + ready - kept :], kept
+    if len(held):
+        yield _resampler(old, new)(held)[context // old * new :]

@@ -1,0 +1,193 @@
+"""Utterances of any corpus -> lhotse manifests, a list of what was left out, and a summary."""
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from asr.audio import AudioInfo, audio_info
+from asr.errors import AudioError, DataError
+from asr.files import replacing, write_text
+from asr.text import normalize
+
+_THREADS = 8  # reading headers waits for the disk, not for the processor
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # part of a file's name on any system
+
+
+@dataclass(frozen=True)
+class Item:
+    """An utterance as a corpus describes it, its audio not looked at yet."""
+
+    id: str  # unique in the corpus
+    audio: Path
+    text: str  # as written in the corpus
+    speaker: str  # empty: not known
+    split: str
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Something of a corpus that is in no manifest."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one written manifest holds."""
+
+    manifest: Path
+    utterances: int
+    hours: float
+    speakers: int  # with a name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.manifest}: {self.utterances} utterances, {self.hours:.2f} hours, "
+            f"{self.speakers} speakers"
+        )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a preparation wrote, split by split, and how much it left out."""
+
+    parts: dict[str, Part]  # by split, in alphabetical order
+    rejected: int
+    rejections: Path  # TSV of path and reason
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self.parts.values())
+
+    def __str__(self) -> str:
+        lines = [str(part) for part in self]
+        if self.rejected:
+            lines.append(f"{self.rejections}: {self.rejected} left out, with the reasons")
+        return "\n".join(lines)
+
+
+def write_manifests(
+    items: Iterable[Item], out: Path, name: str, rejected: Sequence[Rejected] = ()
+) -> Summary:
+    """Write `OUT/{name}_{split}.jsonl.gz` for each split and `OUT/{name}_rejected.tsv`.
+
+    Each manifest is a lhotse CutSet sorted by id: a cut is a whole recording with one
+    supervision, the normalised transcript. Rates, lengths and channels come from the headers of
+    the audio files. The same items give the same bytes. Each file is written atomically.
+
+    Args:
+        items: the utterances; those whose audio cannot be opened, whose transcript is empty or
+            whose id came before are rejected.
+        out: folder of the manifests; made if needed.
+        name: of the corpus.
+        rejected: what the caller left out already.
+
+    Raises:
+        DataError: a split or `name` cannot be part of a file's name, or no utterance is left.
+    """
+    items = list(items)
+    for part in {name, *(item.split for item in items)}:
+        if not _NAME.fullmatch(part):
+            raise DataError(
+                f"{part!r}: expected a corpus or split name of letters, digits, '.', '_' and '-'"
+            )
+    rejections = out / f"{name}_rejected.tsv"
+    kept, left_out = _inspect(items)
+    left_out = [*rejected, *left_out]
+    write_text(rejections, _table(left_out))
+    if not kept:
+        first = f"; the first: {left_out[0].path}: {left_out[0].reason}" if left_out else ""
+        raise DataError(
+            f"{name}: expected at least one usable utterance, got {len(left_out)} that are not "
+            f"(see {rejections}){first}"
+        )
+    parts = {}
+    for split in sorted({item.split for item, _ in kept}):
+        chosen = sorted((pair for pair in kept if pair[0].split == split), key=lambda p: p[0].id)
+        parts[split] = _write_part(chosen, out / f"{name}_{split}.jsonl.gz")
+    return Summary(parts, len(left_out), rejections)
+
+
+def _inspect(items: Sequence[Item]) -> tuple[list[tuple[Item, AudioInfo]], list[Rejected]]:
+    kept, rejected = [], []
+    seen: Counter[str] = Counter()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for item, result in zip(items, pool.map(_open, items), strict=True):
+            seen[item.id] += 1
+            if seen[item.id] > 1:
+                rejected.append(Rejected(str(item.audio), f"the id {item.id} came before"))
+            elif not normalize(item.text):
+                rejected.append(Rejected(str(item.audio), f"empty transcript {item.text!r}"))
+            elif isinstance(result, AudioInfo):
+                kept.append((item, result))
+            else:
+                rejected.append(Rejected(str(item.audio), result))
+    return kept, rejected
+
+
+def _open(item: Item) -> AudioInfo | str:
+    """What the header says, or why it cannot be used."""
+    try:
+        info = audio_info(item.audio)
+    except AudioError as error:
+        return str(error).removeprefix(f"{item.audio}: ")
+    return info if info.seconds > 0 else "holds no audio samples"
+
+
+def _write_part(chosen: Sequence[tuple[Item, AudioInfo]], path: Path) -> Part:
+    # gzip's own time stamp is left out, so that the same corpus gives the same bytes.
+    with (
+        replacing(path) as partial,
+        partial.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+    ):
+        for item, info in chosen:
+            packed.write((json.dumps(_cut(item, info), ensure_ascii=False) + "\n").encode())
+    return Part(
+        path,
+        len(chosen),
+        sum(info.seconds for _, info in chosen) / 3600,
+        len({item.speaker for item, _ in chosen} - {""}),
+    )
+
+
+def _cut(item: Item, info: AudioInfo) -> dict[str, object]:
+    from lhotse import AudioSource, Recording, SupervisionSegment  # seconds to import
+
+    channels = list(range(info.channels))
+    recording = Recording(
+        id=item.id,
+        sources=[AudioSource(type="file", channels=channels, source=str(item.audio.absolute()))],
+        sampling_rate=info.sample_rate,
+        num_samples=round(info.seconds * info.sample_rate),
+        duration=info.seconds,
+        channel_ids=channels,
+    )
+    cut = recording.to_cut()
+    cut.id = item.id
+    cut.supervisions = [
+        SupervisionSegment(
+            id=item.id,
+            recording_id=item.id,
+            start=0.0,
+            duration=info.seconds,
+            channel=channels[0] if len(channels) == 1 else channels,
+            text=normalize(item.text),
+            speaker=item.speaker or None,
+        )
+    ]
+    values: dict[str, object] = cut.to_dict()
+    return values
+
+
+def _table(rejected: Iterable[Rejected]) -> str:
+    rows = sorted((entry.path, entry.reason) for entry in rejected)
+    return "".join(
+        "\t".join(" ".join(cell.split()) for cell in row) + "\n"
+        for row in [("path", "reason"), *rows]
+    )

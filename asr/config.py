@@ -91,6 +91,7 @@ class TrainConfig(_Table):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)
+    flat_start_steps: int = Field(0, ge=0)  # of cross-entropy on even alignments before CTC
     decay_from: float = Field(0.5, ge=0, le=1)  # share of all steps after which the rate falls to 0
     gradient_clip: float = Field(5.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"

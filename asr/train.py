@@ -23,6 +23,7 @@ from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifes
 from asr.decode import greedy_decode
 from asr.errors import DataError
 from asr.features import FilterBank
+from asr.flat_start import flat_start_loss
 from asr.files import replacing, write_text
 from asr.metrics import error_rate
 from asr.model import AcousticModel
@@ -345,6 +346,14 @@ class Trainer:
         bf16 = self.settings.precision == "bf16"
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=bf16):
             log_probs, lengths = self.model(features, frames)
+        if self.state.step < self.settings.flat_start_steps:
+            return flat_start_loss(
+                log_probs,
+                lengths,
+                features,
+                batch.targets.to(self.device),
+                batch.target_lengths,
+            )
         return F.ctc_loss(
             log_probs.transpose(0, 1),  # [T', B, V]
             batch.targets.to(self.device),

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+
+from asr.config import Config, dump_config, load_config, parse_config
+from asr.errors import ConfigError
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text)
+    return path
+
+
+def test_what_is_dumped_loads_equal(tmp_path):
+    config = parse_config(
+        {"name": "x", "train": {"epochs": 3}, "augment": {"speeds": [0.9, 1.0]}}, "here"
+    )
+    assert load_config(_write(tmp_path, dump_config(config))) == config
+
+
+def test_unknown_key_names_the_nearest(tmp_path):
+    path = _write(tmp_path, 'name = "x"\n[train]\nlearning_rat = 1.0\n')
+    with pytest.raises(ConfigError, match=r"'train.learning_rat'; did you mean 'learning_rate'"):
+        load_config(path)
+
+
+def test_unknown_table_names_the_valid_ones(tmp_path):
+    with pytest.raises(ConfigError, match="features"):
+        load_config(_write(tmp_path, 'name = "x"\n[zzzzz]\na = 1\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name = "x"\n[train]\nepochs = 0\n', "train.epochs: .*greater than 0, got 0"),
+        ('name = "x"\n[units]\nkind = "word"\n', "units.kind: .*'phoneme'"),
+        ("[train]\n", "name: Field required"),
+        ("name = \n", "not valid TOML"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(_write(tmp_path, text))
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.toml")
+
+
+def test_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Config(name="x").name = "y"  # type: ignore[misc]

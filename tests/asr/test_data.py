@@ -1,0 +1,121 @@
+import gzip
+from collections import Counter
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asr.config import AugmentConfig
+from asr.data import Entry, Loader, Utterance, plan_batches, read_manifest
+from asr.errors import AudioError, DataError
+
+SPEEDS = (0.9, 1.0, 1.1)
+
+
+@given(
+    st.lists(st.floats(0.1, 30), min_size=1, max_size=200),
+    st.floats(1, 100),
+    st.integers(1, 50),
+    st.integers(0, 5),
+)
+@settings(max_examples=50)
+def test_a_plan_holds_everything_once_within_the_caps(seconds, max_seconds, most, epoch):
+    plan = plan_batches(seconds, SPEEDS, max_seconds, most, 1, epoch)
+    assert Counter(entry.index for batch in plan for entry in batch) == Counter(range(len(seconds)))
+    for batch in plan:
+        assert 1 <= len(batch) <= most
+        longest = max(seconds[entry.index] / entry.speed for entry in batch)
+        assert len(batch) == 1 or longest * len(batch) <= max_seconds * (1 + 1e-9)
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch():
+    seconds = [1 + k * 0.37 % 5 for k in range(100)]
+    first = plan_batches(seconds, SPEEDS, 20, 16, 1, 3)
+    assert first == plan_batches(seconds, SPEEDS, 20, 16, 1, 3)
+    assert first != plan_batches(seconds, SPEEDS, 20, 16, 1, 4)
+    assert first != plan_batches(seconds, SPEEDS, 20, 16, 2, 3)
+
+
+def test_little_padding():
+    rng = np.random.default_rng(0)
+    seconds = list(rng.uniform(1, 20, 2000))
+    plan = plan_batches(seconds, (1.0,), 120, 64, 1, 0)
+    padded = sum(len(b) * max(seconds[e.index] for e in b) for b in plan)
+    assert sum(seconds) / padded > 0.93
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    made = []
+    for k in range(6):
+        path = tmp_path / f"{k}.wav"
+        samples = np.random.default_rng(k).normal(0, 0.1, 8000 + 500 * k)
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        made.append(Utterance(str(k), str(path), len(samples) / 16000, "A", "s"))
+    return made
+
+
+def test_batches_come_in_the_planned_order_whatever_the_threads(utterances):
+    targets = [[k, k + 1] for k in range(6)]
+    plan = [[Entry(0, 1.0), Entry(3, 0.9)], [Entry(5, 1.1)], [Entry(1, 1.0), Entry(2, 1.0)]]
+    config = AugmentConfig(noise_probability=0.7, level=3.0)
+    runs = [
+        list(Loader(utterances, targets, config, seed=1, workers=w).batches(plan, epoch=2))
+        for w in (1, 3)
+    ]
+    for one, three in zip(*runs, strict=True):
+        assert torch.equal(one.waveforms, three.waveforms)
+        assert one.ids == three.ids
+    assert [batch.ids for batch in runs[0]] == [("0", "3"), ("5",), ("1", "2")]
+    assert runs[0][0].targets.tolist() == [0, 1, 3, 4]
+    assert runs[0][0].lengths.tolist() == [8000, -(-9500 * 10 // 9)]
+
+
+def test_resuming_a_plan_gives_the_same_rest(utterances):
+    loader = Loader(utterances, [[1]] * 6, AugmentConfig(noise_probability=1.0), seed=3)
+    plan = plan_batches([u.seconds for u in utterances], SPEEDS, 1.2, 2, 3, 0)
+    whole = list(loader.batches(plan))
+    rest = list(loader.batches(plan[2:]))
+    for a, b in zip(whole[2:], rest, strict=True):
+        assert torch.equal(a.waveforms, b.waveforms)
+
+
+def test_an_unreadable_file_is_named(utterances, tmp_path):
+    broken = Utterance("x", str(tmp_path / "none.wav"), 1.0, "A", "s")
+    with pytest.raises(AudioError, match=r"none\.wav"):
+        next(Loader([broken], [[1]]).batches([[Entry(0, 1.0)]]))
+
+
+def test_tsv(tmp_path):
+    path = tmp_path / "set.tsv"
+    path.write_text("path\ttranscript\tseconds\na.wav\tIt's  a “test”\t1.5\n")
+    assert read_manifest(path) == [
+        Utterance("a.wav", str(tmp_path / "a.wav"), 1.5, "IT'S A TEST", "")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("file\ttext\n", "lacks path, transcript"), ("path\ttranscript\n", "no utterance")],
+)
+def test_bad_tsv(tmp_path, text, message):
+    path = tmp_path / "set.tsv"
+    path.write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_manifest(path)
+
+
+def test_not_a_manifest(tmp_path):
+    path = tmp_path / "x.jsonl.gz"
+    with pytest.raises(DataError, match="asr prepare"):
+        read_manifest(path)
+    path.write_bytes(b"not gzip")
+    with pytest.raises(DataError, match="not a lhotse"):
+        read_manifest(path)
+    with gzip.open(path, "wt") as file:
+        file.write('{"a": 1}\n')
+    with pytest.raises(DataError, match="not a lhotse"):
+        read_manifest(path)

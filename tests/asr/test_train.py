@@ -1,0 +1,235 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from asr.config import Config, parse_config
+from asr.errors import ConfigError, DataError, ModelError
+from asr.train import Trainer, learning_rate, required_frames, train
+from asr.transcribe import load_model
+
+WORDS = ("AB", "BA", "CAB", "ACB", "BC", "CC A", "B A C", "ABBA")
+TONES = {"A": 400.0, "B": 1100.0, "C": 2500.0, " ": 0.0}
+
+
+def _say(text: str) -> np.ndarray:
+    """A tone for each letter, with a gap after it."""
+    seconds = np.arange(int(0.12 * 16000)) / 16000
+    tones = [0.3 * np.sin(2 * np.pi * TONES[letter] * seconds) for letter in text]
+    gap = np.zeros(int(0.06 * 16000))
+    noise = np.random.default_rng(len(text)).normal(0, 0.003, 16000 * 10)
+    speech = np.concatenate([gap, *(np.concatenate([tone, gap]) for tone in tones)])
+    return speech + noise[: len(speech)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from asr.prepare import prepare_tsv
+
+    source = tmp_path_factory.mktemp("tones")
+    rows = ["path\tsplit\ttranscript"]
+    for copy in range(3):
+        for word in WORDS:
+            name = f"{word.replace(' ', '_')}_{copy}.wav"
+            soundfile.write(source / name, _say(word), 16000)
+            rows.append(f"{name}\ttrain\t{word}")
+    soundfile.write(source / "long.wav", _say("AB"), 16000)
+    rows.append(f"long.wav\ttrain\t{'AABB' * 30}")  # more letters than frames
+    for word in WORDS:
+        name = f"{word.replace(' ', '_')}_dev.wav"
+        soundfile.write(source / name, _say(word), 16000)
+        rows.append(f"{name}\tdev\t{word}")
+    (source / "utterances.tsv").write_text("\n".join(rows) + "\n")
+    out = tmp_path_factory.mktemp("manifests")
+    prepare_tsv(source, out, "tones")
+    return out
+
+
+RECIPE = {
+    "name": "tones",
+    "data": {"train": ["tones_train"], "valid": ["tones_dev"]},
+    "units": {"kind": "character"},
+    "model": {"conv_channels": 4, "num_layers": 1, "hidden_size": 24, "dropout": 0.1},
+    "augment": {"speeds": [1.0, 1.1], "frequency_mask_bins": 4, "time_mask_frames": 4},
+    "train": {
+        "epochs": 40,
+        "max_frames": 600,
+        "learning_rate": 0.02,
+        "warmup_steps": 10,
+        "decay_from": 0.6,
+        "checkpoint_steps": 3,
+    },
+}
+
+
+def _recipe(**train: object) -> Config:
+    return parse_config(RECIPE | {"train": RECIPE["train"] | train}, "test")  # type: ignore[operator]
+
+
+def _weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_learns_a_tiny_corpus_to_zero_error_and_transcribes_it(data, tmp_path):
+    directory = train(_recipe(), data, tmp_path, device="cpu")
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    epochs = [record for record in records if "error_rate" in record]
+    assert min(record["error_rate"] for record in epochs) == 0
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "tensorboard").iterdir())
+    recording = tmp_path / "new.wav"
+    soundfile.write(recording, _say("CAB BA"), 16000)
+    assert load_model(directory).transcribe(recording).text == "CAB BA"
+
+
+def test_what_cannot_be_aligned_is_listed_by_name(data, tmp_path):
+    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    rows = (tmp_path / "excluded.tsv").read_text().splitlines()
+    assert len(rows) == 2
+    assert "long" in rows[1]
+    assert "fewer than the 120 needed" in rows[1]
+
+
+def test_resuming_between_any_steps_changes_nothing(data, tmp_path):
+    recipe = _recipe(epochs=3)
+    whole = Trainer(recipe, data, tmp_path / "whole")
+    whole.run()
+    for steps in (1, 4, 2, None):
+        part = Trainer(recipe, data, tmp_path / "parts")
+        part.run(steps)
+    assert part.state.step == whole.state.step
+    expected = _weights(tmp_path / "whole")
+    assert all(torch.equal(v, expected[k]) for k, v in _weights(tmp_path / "parts").items())
+    moments = load_file(tmp_path / "whole" / "checkpoint.safetensors")
+    resumed = load_file(tmp_path / "parts" / "checkpoint.safetensors")
+    assert all(torch.equal(value, resumed[name]) for name, value in moments.items())
+    steps = [
+        [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").open()]
+        for name in ("whole", "parts")
+    ]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.slow
+def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
+    program = textwrap.dedent("""
+        import sys
+        from pathlib import Path
+        from tests.asr.test_train import _recipe
+        from asr.train import train
+        train(_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
+    """)
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", program, str(data), str(tmp_path / out)]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    assert start("whole").wait() == 0
+    kills = 0
+    for _ in range(20):
+        process = start("killed")
+        checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None:
+            time.sleep(0.01)
+            if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before and kills < 3:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        if process.returncode == 0:
+            break
+    assert kills == 3
+    expected = _weights(tmp_path / "whole")
+    assert all(torch.equal(v, expected[k]) for k, v in _weights(tmp_path / "killed").items())
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, capsys):
+    trainer = Trainer(_recipe(epochs=1), data, tmp_path)
+    loss = trainer._loss
+    bad = iter([False, True, False, True])
+    monkeypatch.setattr(
+        trainer, "_loss", lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0)
+    )
+    trainer.run()
+    assert trainer.state.skipped == 2
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    assert "gradient is not finite" in capsys.readouterr().err
+
+
+def test_an_interrupt_saves_first(data, tmp_path, monkeypatch):
+    recipe = _recipe(epochs=2, checkpoint_steps=1000)
+    trainer = Trainer(recipe, data, tmp_path)
+    step = trainer._step
+
+    def interrupted(*arguments: object) -> None:
+        if trainer.state.step == 2:
+            raise KeyboardInterrupt
+        step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainer, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert Trainer(recipe, data, tmp_path).state.step == 2
+
+
+def test_another_recipe_does_not_resume(data, tmp_path):
+    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    with pytest.raises(ModelError, match="another recipe"):
+        train(_recipe(epochs=2), data, tmp_path, device="cpu")
+
+
+def test_stops_when_nothing_gets_better(data, tmp_path):
+    trainer = Trainer(_recipe(epochs=30, learning_rate=1e-9, patience=2), data, tmp_path)
+    trainer.run()
+    assert len(trainer.state.history) == 3
+
+
+def test_starting_from_a_model(data, tmp_path):
+    first = train(_recipe(epochs=1), data, tmp_path / "a", device="cpu")
+    assert first is not None
+    trainer = Trainer(_recipe(epochs=2), data, tmp_path / "b", init=first)
+    expected = load_file(first / "model.safetensors")
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(value, expected[name].float())
+
+
+def test_no_manifest(tmp_path):
+    with pytest.raises(DataError, match="asr prepare"):
+        train(_recipe(), tmp_path, tmp_path / "out", device="cpu")
+
+
+def test_recipe_without_data(tmp_path):
+    with pytest.raises((DataError, ConfigError), match="train and valid"):
+        train(parse_config({"name": "x"}, "here"), tmp_path, tmp_path / "out", device="cpu")
+
+
+@given(st.lists(st.integers(1, 3), max_size=20))
+def test_required_frames_counts_repeats(target):
+    # The shortest CTC path: a blank goes between equal neighbours, nothing else.
+    path: list[int] = []
+    for unit in target:
+        path += [0, unit] if path and path[-1] == unit else [unit]
+    assert required_frames(target) == len(path)
+
+
+def test_learning_rate_rises_holds_and_falls():
+    settings = _recipe(learning_rate=1.0, warmup_steps=10, decay_from=0.5).train
+    assert learning_rate(settings, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(settings, 9, 0.1) == 1
+    assert learning_rate(settings, 500, 0.5) == 1
+    assert learning_rate(settings, 700, 0.75) == pytest.approx(0.5)
+    assert learning_rate(settings, 900, 1.0) == 0

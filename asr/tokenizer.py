@@ -10,7 +10,8 @@ import sentencepiece
 
 from asr.config import UnitConfig
 from asr.errors import DataError, ModelError
-from asr.lexicon import PHONES, Lexicon, Pronunciation, spell
+from asr.lexicon import PHONES, Lexicon, Pronunciation
+from asr.spelling import spell
 from asr.text import normalize
 
 BLANK = "<blk>"

@@ -18,10 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from asr.audio import SAMPLE_RATE, read_audio
-from asr.decode import build_decoder
 from asr.errors import AsrError, AudioError
 from asr.metrics import word_error_rate
-from asr.model_dir import Packaged, load_model_dir
 from asr.transcribe import Recognizer, load_model
 
 _GAP = 0.5  # seconds of near silence between the parts of the long file
@@ -118,17 +116,17 @@ def bench(
         total = sum(soundfile.info(part).duration for part in parts)
         origin = "recordings" if files else "speech-like sounds made by this command"
         recognizer = load_model(model, device)
-        packaged = load_model_dir(model, device)
+        config = recognizer.packaged.config
         texts = {part: recognizer.transcribe(part).text for part in parts}  # and warms up
         return Report(
             machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}",
-            model=f"{packaged.config.name}, {packaged.config.decode.method} search",
+            model=f"{config.name}, {config.decode.method} search",
             audio=f"{len(parts)} {origin}, {total:.0f} s",
             help_seconds=Spread.of([_timed(_help) for _ in range(repeats)]),
             throughput=Spread.of(
                 [total / _timed(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
             ),
-            shares=_shares(packaged, parts),
+            shares=_shares(recognizer, parts),
             long_file=_long_file(model, texts, folder / "long.flac", long_seconds),
         )
 
@@ -185,9 +183,9 @@ def speech_like(seconds: float, seed: int) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def _shares(packaged: Packaged, files: Sequence[Path]) -> dict[str, float]:
+def _shares(recognizer: Recognizer, files: Sequence[Path]) -> dict[str, float]:
     """Parts of the time that the stages take, one file at a time."""
-    decoder = build_decoder(packaged.config.decode, packaged.tokenizer, packaged.directory)
+    packaged = recognizer.packaged
     spent = dict.fromkeys(("reading", "features", "network", "decoding"), 0.0)
     for file in files:
         marks = [time.perf_counter()]
@@ -200,7 +198,7 @@ def _shares(packaged: Packaged, files: Sequence[Path]) -> dict[str, float]:
         log_probs, lengths = packaged.model(features, frames)
         _wait_for(packaged.device)
         marks.append(time.perf_counter())
-        decoder(log_probs, lengths)
+        recognizer.decoder(log_probs, lengths)
         marks.append(time.perf_counter())
         for stage, start, end in zip(spent, marks, marks[1:], strict=False):
             spent[stage] += end - start

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from asr.errors import AsrError, AudioError, ConfigError
 
 if TYPE_CHECKING:
-    from asr.config import DecodeConfig
+    from asr.transcribe import Recognizer
 
 
 class _Commands(TyperGroup):
@@ -106,25 +106,23 @@ def prepare_librispeech(
     """Manifests of LibriSpeech, one for each part that SOURCE holds."""
     from asr.prepare import prepare_librispeech
 
-    for path in prepare_librispeech(source, out):
-        typer.echo(path)
+    typer.echo(prepare_librispeech(source, out))
 
 
 @prepare.command("tsv")
 def prepare_tsv(
-    source: Annotated[Path, typer.Argument(help="TSV with path and transcript columns.")],
+    source: Annotated[
+        Path, typer.Argument(help="TSV with path and transcript columns, or its folder.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder the manifests go to.")],
     name: Annotated[str, typer.Option(help="Manifests are called NAME_SPLIT.jsonl.gz.")],
     dev_speakers: Annotated[int, typer.Option(min=0, help="Speakers moved from train to dev.")] = 0,
-    dev_every: Annotated[
-        int, typer.Option(min=0, help="Every so-manyth utterance moved from train to dev.")
-    ] = 0,
+    dev_every: Annotated[int, typer.Option(min=0, help="Instead: one in so many utterances.")] = 0,
 ) -> None:
     """Manifests of any corpus that a table describes, one for each split in it."""
     from asr.prepare import prepare_tsv
 
-    for path in prepare_tsv(source, out, name, dev_speakers=dev_speakers, dev_every=dev_every):
-        typer.echo(path)
+    typer.echo(prepare_tsv(source, out, name, dev_speakers, dev_every))
 
 
 @app.command()
@@ -181,18 +179,14 @@ def evaluate(
     WER and CER of words; PER of phonemes, on the greedy path of a phoneme model.
     """
     from asr.data import read_manifest
-    from asr.decode import build_decoder
+    from asr.decode import GreedyDecoder
     from asr.evaluate import evaluate
-    from asr.model_dir import load_model_dir
 
     utterances = read_manifest(data)
-    packaged = load_model_dir(model, _device(device))
-    config = _decoding(packaged.config.decode, greedy, lm_weight, word_score, beam_size)
-    decoder = None
-    if config.method == "beam":
-        decoder = build_decoder(config, packaged.tokenizer, packaged.directory)
+    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size)
+    decoder = None if isinstance(recognizer.decoder, GreedyDecoder) else recognizer.decoder
     with _progress("evaluate", len(utterances)) as on_progress:
-        result = evaluate(packaged, utterances, decoder, on_progress=on_progress)
+        result = evaluate(recognizer.packaged, utterances, decoder, on_progress=on_progress)
     if out is not None:
         result.write_rows(out)
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
@@ -219,9 +213,8 @@ def transcribe(
 
     WAV, FLAC, MP3, Ogg, m4a, mp4, webm and more; any rate, any length.
     """
-    from asr.transcribe import load_model
 
-    recognizer = load_model(model, _device(device))
+    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size)
     failed = False
     for result in recognizer.transcribe_many(files):
         if isinstance(result, AudioError):
@@ -295,21 +288,25 @@ def _device(name: str | None) -> str:
     return name or usable[0]
 
 
-def _decoding(
-    config: "DecodeConfig",
+def _recognizer(
+    model: Path | None,
+    device: str | None,
     greedy: bool,
     lm_weight: float | None,
     word_score: float | None,
     beam_size: int | None,
-) -> "DecodeConfig":
-    """`config` with what the flags say instead."""
-    flags = {
-        "method": "greedy" if greedy else None,
-        "lm_weight": lm_weight,
-        "word_score": word_score,
-        "beam_size": beam_size,
-    }
-    return config.model_copy(update={k: v for k, v in flags.items() if v is not None})
+) -> "Recognizer":
+    """The model with what the flags say instead of its own settings."""
+    from asr.transcribe import load_model
+
+    return load_model(
+        model,
+        _device(device),
+        method="greedy" if greedy else None,
+        lm_weight=lm_weight,
+        word_score=word_score,
+        beam_size=beam_size,
+    )
 
 
 @contextmanager

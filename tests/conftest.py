@@ -1,7 +1,9 @@
 """Settings that hold for every test; it is imported before any test imports torch."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -10,3 +12,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # A shared machine's timing says nothing about a law, and CI must not find new cases by chance.
 settings.register_profile("asr", deadline=None, derandomize=True)
 settings.load_profile("asr")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a character model that has learnt nothing, but runs."""
+    import torch
+
+    from asr.config import Config, ModelConfig, UnitConfig
+    from asr.model import AcousticModel
+    from asr.model_dir import save_model_dir
+    from asr.tokenizer import build_tokenizer
+
+    config = Config(
+        name="tiny",
+        units=UnitConfig(kind="character"),
+        model=ModelConfig(conv_channels=2, num_layers=1, hidden_size=4),
+    )
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(config.units, ["THE QUICK BROWN FOX"])
+    network = AcousticModel(config, len(tokenizer.units))
+    save_model_dir(directory, config, network, tokenizer, "# tiny\n\nWER on nothing: 100 %\n")
+    return directory

@@ -1,0 +1,230 @@
+"""What a user sees: results on stdout, one line for each failure on stderr, an exit status."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner, Result
+
+from asr.cli import app
+
+
+def asr(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="asr")
+
+
+def error_of(result: Result, status: int = 1) -> str:
+    """The one line on stderr of a command that failed as a command should."""
+    assert result.exit_code == status
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("asr: error: ")
+    return line.removeprefix("asr: error: ")
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("audio") / "noise.wav"
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    soundfile.write(path, noise, 16000)
+    return path
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, Path]:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("this is not a recording\n" * 20)
+    names = ("absent.wav", "empty.wav", "text.wav")
+    return {name: tmp_path / name for name in names}
+
+
+def manifest(folder: Path, *recordings: Path) -> Path:
+    path = folder / "test.tsv"
+    path.write_text("path\ttranscript\n" + "".join(f"{r}\tTHE FOX\n" for r in recordings))
+    return path
+
+
+def test_help_lists_the_commands() -> None:
+    result = asr("--help")
+    assert result.exit_code == 0
+    for command in ("prepare", "train", "evaluate", "transcribe", "tune-lm", "info", "bench"):
+        assert command in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["transcrbe"], "transcribe"),
+        (["prepare", "librispech"], "librispeech"),
+        (["transcribe", "a.wav", "--modle", "x"], "--model"),
+        (["train", "recipe.toml", "--epoch", "3"], "--epochs"),
+    ],
+)
+def test_a_typo_gets_the_nearest_name(arguments: list[str], nearest: str) -> None:
+    result = asr(*arguments)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert nearest in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["absent.wav", "empty.wav", "text.wav"])
+def test_a_file_that_is_not_audio_is_named(
+    name: str, broken: dict[str, Path], tiny_model: Path
+) -> None:
+    result = asr("transcribe", broken[name], "--model", tiny_model)
+    assert str(broken[name]) in error_of(result)
+    assert result.stdout == ""
+
+
+def test_good_files_are_done_though_others_are_bad(
+    broken: dict[str, Path], speech: Path, tiny_model: Path
+) -> None:
+    files = [broken["empty.wav"], speech, broken["text.wav"], speech]
+    result = asr("transcribe", *files, "--model", tiny_model)
+    assert result.exit_code == 1
+    assert [line.startswith(f"{speech}: ") for line in result.stdout.splitlines()] == [True, True]
+    errors = result.stderr.splitlines()
+    assert ["empty.wav" in errors[0], "text.wav" in errors[1]] == [True, True]
+    assert len(errors) == 2
+
+
+def test_one_file_prints_its_text_alone(speech: Path, tiny_model: Path) -> None:
+    alone = asr("transcribe", speech, "--model", tiny_model)
+    among = asr("transcribe", speech, speech, "--model", tiny_model)
+    assert alone.exit_code == 0
+    assert among.stdout == 2 * f"{speech}: {alone.stdout}"
+
+
+def test_json_is_an_object_a_line(speech: Path, tiny_model: Path) -> None:
+    result = asr("transcribe", speech, speech, "--model", tiny_model, "--format", "json")
+    assert result.exit_code == 0
+    first, second = (json.loads(line) for line in result.stdout.splitlines())
+    assert first == second
+    assert first["file"] == str(speech)
+    assert first["duration"] == pytest.approx(0.5)
+    assert {"text", "words"} <= set(first)
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path, speech: Path, tiny_model: Path) -> None:
+    for command in (["transcribe", speech, "--model"], ["info", "--model"]):
+        assert "no such model directory" in error_of(asr(*command, tmp_path / "absent"))
+        assert "lacks config.toml" in error_of(asr(*command, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.toml", "name = "),
+        ("config.toml", 'name = "x"\n[model]\nhiden_size = 3\n'),
+        ("config.toml", 'name = "x"\n[model]\nhidden_size = 5\n'),
+        ("model.safetensors", "not weights"),
+        ("model.safetensors", ""),
+    ],
+)
+def test_a_damaged_model_is_one_line(
+    name: str, content: str, tmp_path: Path, tiny_model: Path, speech: Path
+) -> None:
+    for path in tiny_model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_text(content)
+    assert str(tmp_path) in error_of(asr("transcribe", speech, "--model", tmp_path))
+
+
+def test_a_device_that_is_not_there(speech: Path, tiny_model: Path) -> None:
+    result = asr("transcribe", speech, "--model", tiny_model, "--device", "gpu")
+    assert "expected" in error_of(result)
+
+
+def test_an_unknown_key_of_a_recipe_gets_the_nearest_name(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "x"\n[model]\nhiden_size = 3\n')
+    message = error_of(asr("train", recipe, "--data", tmp_path, "--out", tmp_path / "exp"))
+    assert "model.hiden_size" in message
+    assert "did you mean 'hidden_size'" in message
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_recipe_or_manifest_that_is_missing(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    arguments = ("train", recipe, "--data", tmp_path, "--out", tmp_path / "exp")
+    assert str(recipe) in error_of(asr(*arguments))
+    recipe.write_text('name = "x"\n[data]\ntrain = ["absent"]\nvalid = ["absent"]\n')
+    assert "absent.jsonl.gz" in error_of(asr(*arguments))
+
+
+def test_fresh_does_not_touch_a_training_that_is_there(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "x"\n')
+    (tmp_path / "checkpoint.safetensors").write_text("precious")
+    message = error_of(asr("train", recipe, "--data", tmp_path, "--out", tmp_path, "--fresh"))
+    assert "checkpoint.safetensors" in message
+    assert (tmp_path / "checkpoint.safetensors").read_text() == "precious"
+
+
+def test_evaluate_scores_what_it_can_read(
+    tmp_path: Path, speech: Path, broken: dict[str, Path], tiny_model: Path
+) -> None:
+    data = manifest(tmp_path, speech, broken["text.wav"])
+    rows = tmp_path / "rows.tsv"
+    result = asr("evaluate", tiny_model, data, "--json", "--out", rows)
+    assert "text.wav" in error_of(result)
+    scores = json.loads(result.stdout)
+    assert scores["utterances"] == 1
+    assert scores["scores"]["WER"]["reference_length"] == 2
+    assert len(rows.read_text().splitlines()) == 2
+
+
+def test_evaluate_prints_scores_and_speed(tmp_path: Path, speech: Path, tiny_model: Path) -> None:
+    result = asr("evaluate", tiny_model, manifest(tmp_path, speech))
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["WER", "CER", "RTFx"]
+
+
+def test_a_manifest_that_is_none(tmp_path: Path, tiny_model: Path) -> None:
+    assert "absent.tsv" in error_of(asr("evaluate", tiny_model, tmp_path / "absent.tsv"))
+    data = tmp_path / "data.tsv"
+    data.write_text("path\tsentence\n")
+    assert "transcript" in error_of(asr("evaluate", tiny_model, data))
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, speech: Path, tiny_model: Path) -> None:
+    data = manifest(tmp_path, speech)
+    assert str(data) in error_of(asr("evaluate", tiny_model, data, "--out", data / "rows.tsv"))
+
+
+def test_info_shows_size_and_card(tiny_model: Path) -> None:
+    result = asr("info", "--model", tiny_model)
+    assert result.exit_code == 0
+    assert "character, " in result.stdout
+    assert "WER on nothing: 100 %" in result.stdout
+
+
+def test_an_interrupt_is_one_line(
+    speech: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asr.model_dir.load_model_dir", interrupted)
+    result = asr("info", "--model", tiny_model)
+    assert result.exit_code == 130
+    assert result.stderr == "asr: interrupted\n"
+
+
+def test_a_closed_pipe_is_silent(tiny_model: Path) -> None:
+    command = f'"{sys.executable}" -m asr.cli info --model "{tiny_model}" | true'
+    run = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert run.stderr == ""
+
+
+def test_no_traceback_reaches_the_terminal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "asr.cli", "info", "--model", str(tmp_path / "absent")]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert run.stderr.startswith("asr: error: ")
+    assert run.stderr.count("\n") == 1

@@ -32,6 +32,11 @@ _STREAMED = (0x7FFFF000, 0xFFFFF000)  # lengths from here to the word's end: "no
 _SHORT_CHUNK = re.compile(
     r"(?:data|riff|Riff size|Data Size|SSND|BODY)\s*: (\d+) \(should be (\d+)\)"
 )
+# What FFmpeg may take a file for. Others would open further files (playlists) or see sound in text.
+_AV_FORMATS = (
+    "mov,matroska,asf,aac,mp3,mp2,ogg,flac,wav,w64,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,"
+    "avi,flv,mpeg,mpegts,ape,wv,tta,dsf,rm"
+)
 _AV_TIMED = ("mov", "matroska", "asf")  # containers that store a duration; others estimate it
 
 
@@ -172,8 +177,7 @@ def _open_av(path: Path) -> Any:
     import av  # 0.1 s that most files do not need
 
     try:
-        # A playlist must not reach out of the file: no other protocol than this one.
-        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        return av.open(f"file:{path}", options={"format_whitelist": _AV_FORMATS})
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(f"{path}: not audio, or damaged: {_reason(error)}") from None
 
@@ -212,9 +216,11 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
                 for frame in packet.decode():
                     if converter is None:
                         rate = frame.sample_rate
-                        converter = av.AudioResampler("fltp", frame.layout, rate)
+                        # Interleaved: PyAV reads outside of frames with more than 8 planes.
+                        converter = av.AudioResampler("flt", frame.layout, rate)
                     for converted in converter.resample(frame):
-                        mono = _mean(torch.from_numpy(converted.to_ndarray()))
+                        samples = torch.from_numpy(converted.to_ndarray())  # [1, n * C]
+                        mono = _mean(samples.view(-1, converted.layout.nb_channels).T)
                         pending.append(mono)
                         pending_samples += len(mono)
                         seconds += len(mono) / rate
@@ -223,6 +229,8 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
                     pending, pending_samples = [], 0
         except (av.FFmpegError, ValueError) as error:
             raise AudioError(f"{path}: truncated or damaged: {_reason(error)}") from None
+        if seconds == 0:
+            raise AudioError(f"{path}: not audio: no samples in it")
         if pending:
             yield torch.cat(pending), rate
         if promised is not None and seconds + _AV_SLACK < promised:

@@ -1,22 +1,30 @@
 """Emissions -> words: greedy path, and beam search with a lexicon and an n-gram model.
 
-The beam search is flashlight's lexicon decoder, the one `torchaudio.models.decoder.ctc_decoder`
-wraps. It is driven directly because torchaudio's wrapper drops the frame at which each word
-ends, counts frames from 1, and needs four times as long to build the lexicon's tree.
+The beam search is flashlight's lexicon decoder with KenLM, the one that
+`torchaudio.models.decoder.ctc_decoder` wraps. It is driven here without the wrapper, which drops
+the frame at which a word ends, takes twice as long to build the lexicon's tree, and has no answer
+to a last unit that is held for several frames (see `BeamDecoder`).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions
 from torch import Tensor
 
 from asr.config import DecodeConfig
+from asr.lexicon import Lexicon
 from asr.tokenizer import PhonemeTokenizer, Tokenizer
+from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
 BLANK = 0
+_SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
+_NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
+_WORD_MARKS = "▁|"  # what sentencepiece's pieces and the character tokenizer begin a word with
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class Hypothesis:
     words: tuple[str, ...]  # phones where a phoneme model is decoded greedily
     tokens: tuple[int, ...]  # units, blanks and repeats removed
     frames: tuple[int, ...]  # frame of each token's first emission
-    score: float  # log-probability (natural), with the language model's part if there is one
+    score: float  # greedy: log-probability of the path; beam: with the language model's part
     word_frames: tuple[tuple[int, int], ...]  # first frame, last frame + 1 of each word
 
 
@@ -57,34 +65,29 @@ def greedy_decode(
     best = log_probs.argmax(-1).masked_fill(frames >= lengths.to(frames.device)[:, None], BLANK)
     changed = torch.ones_like(best, dtype=torch.bool)
     changed[:, 1:] = best[:, 1:] != best[:, :-1]
-    # Every run's end is the next run's start; the last one ends with the utterance's frames.
-    spans: list[list[tuple[int, int, int]]] = [[] for _ in range(B)]
     rows, starts = (index.tolist() for index in changed.nonzero(as_tuple=True))
-    units = best[changed].tolist()
-    for row, unit, start, following, end in zip(
-        rows, units, starts, [*rows[1:], B], [*starts[1:], 0], strict=True
-    ):
+    # A run ends where the next one starts: in the same utterance, or at the start of the next.
+    ends = [start or T for start in [*starts[1:], 0]]
+    spans: list[list[tuple[int, int, int]]] = [[] for _ in range(B)]
+    for row, unit, start, end in zip(rows, best[changed].tolist(), starts, ends, strict=True):
         if unit != BLANK:
-            spans[row].append((unit, start, end if following == row else T))
+            spans[row].append((unit, start, end))
     return spans
 
 
-def join_words(
-    tokenizer: Tokenizer, tokens: Sequence[int]
-) -> Iterator[tuple[str, int, int]]:
-    """Words of a unit sequence, each with its first token and its last token + 1."""
+def join_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[str, int, int]]:
+    """Words of a unit sequence, each with its first token and its last token + 1.
+
+    A separator between words belongs to neither; a phone is a word of its own.
+    """
+    units = [tokenizer.units[token] for token in tokens]
     if isinstance(tokenizer, PhonemeTokenizer):
-        for index, token in enumerate(tokens):
-            yield tokenizer.units[token], index, index + 1
+        yield from ((unit, index, index + 1) for index, unit in enumerate(units))
         return
-    starts = [
-        index
-        for index, token in enumerate(tokens)
-        if index == 0 or tokenizer.units[token].startswith("▁")
-    ]
-    for start, end in zip(starts, [*starts[1:], len(tokens)], strict=True):
-        if word := tokenizer.decode(tokens[start:end]).strip():
-            yield word, start, end
+    starts = [0, *(index for index, unit in enumerate(units) if unit[0] in _WORD_MARKS and index)]
+    for start, end in zip(starts, [*starts[1:], len(units)], strict=True):
+        if word := tokenizer.decode(tokens[start:end]):
+            yield word, start + (units[start] in _WORD_MARKS), end
 
 
 class GreedyDecoder:
@@ -96,9 +99,8 @@ class GreedyDecoder:
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch; `score` is the log-probability of the best path."""
         frames = torch.arange(log_probs.shape[1], device=log_probs.device)
-        best = log_probs.max(-1).values if log_probs.shape[1] else log_probs.sum(-1)
         inside = frames < lengths.to(frames.device)[:, None]
-        scores = best.masked_fill(~inside, 0.0).sum(-1).tolist()
+        scores = (log_probs.amax(-1) * inside).sum(-1).tolist()
         return [
             self._hypothesis(spans, score)
             for spans, score in zip(greedy_decode(log_probs, lengths), scores, strict=True)
@@ -116,15 +118,131 @@ class GreedyDecoder:
         )
 
 
-def build_decoder(config: DecodeConfig, tokenizer: Tokenizer, directory: Path) -> Decoder:
+class BeamDecoder:
+    """CTC beam search over the words of a `WordGraph`.
+
+    Each hypothesis maximises log p(units | audio) + lm_weight * log10 p(words) + word_score *
+    number of words, the best path standing for the sum over paths.
+
+    flashlight ends a word at the first frame of its last unit, and lets only the "silence" unit
+    follow until the next word begins: where words are not separated by a unit of their own, a
+    last unit that lasts two frames could not be read. Silence is therefore a further column, whose
+    log-probability is that of the frame before's likeliest unit going on.
+
+    Frames of near-certain blank are passed over but for the first of a run, which changes no path
+    worth having and makes the search faster by their share.
+    """
+
+    def __init__(self, config: DecodeConfig, graph: WordGraph) -> None:
+        self.graph = graph
+        self._hold = graph.num_units
+        options = LexiconDecoderOptions(
+            beam_size=config.beam_size,
+            beam_size_token=config.beam_size_token,
+            beam_threshold=config.beam_threshold,
+            lm_weight=config.lm_weight,
+            word_score=config.word_score,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=CriterionType.CTC,
+        )
+        self._search = LexiconDecoder(
+            options, graph.trie, graph.language_model, self._hold, BLANK, -1, [], False
+        )
+
+    def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
+        """Decode a batch, one utterance after the other, on one core."""
+        return [
+            self._decode(utterance[:length])
+            for utterance, length in zip(log_probs.float().cpu(), lengths.tolist(), strict=True)
+        ]
+
+    def _decode(self, log_probs: Tensor) -> Hypothesis:  # [T', V]
+        if not len(log_probs):
+            return Hypothesis((), (), (), 0.0, ())
+        kept = _informative_frames(log_probs)
+        emissions = log_probs[kept]
+        frames = kept.tolist()
+        if self.graph.separator is not None:
+            # Every word begins with a separator, the first one's is put before the utterance.
+            certain = torch.full((1, self.graph.num_units), _NEVER)
+            certain[0, self.graph.separator] = 0.0
+            emissions = torch.cat([certain, emissions])
+            frames = [-1, *frames]
+        emissions = _with_hold(emissions)
+        result = self._search.decode(emissions.data_ptr(), *emissions.shape)[0]
+        return self._read(result, frames)
+
+    def _read(self, result: Any, kept: list[int]) -> Hypothesis:
+        """Read the best path; flashlight adds a step before the first frame and after the last."""
+        tokens: list[int] = []
+        frames: list[int] = []
+        words: list[str] = []
+        word_frames: list[tuple[int, int]] = []
+        start = None  # first frame of the word that is being read
+        previous = BLANK
+        for frame, token, label in zip(kept, result.tokens[1:-1], result.words[1:-1], strict=True):
+            if token == self._hold and words:
+                word_frames[-1] = (word_frames[-1][0], frame + 1)
+            elif token not in (BLANK, self._hold, previous) and frame >= 0:
+                tokens.append(token)
+                frames.append(frame)
+                if start is None and token != self.graph.separator:
+                    start = frame
+            if label >= 0 and start is not None:
+                words.append(self.graph.words[label])
+                word_frames.append((start, frame + 1))
+                start = None
+            previous = token
+        return Hypothesis(
+            tuple(words), tuple(tokens), tuple(frames), result.score, tuple(word_frames)
+        )
+
+
+def _informative_frames(log_probs: Tensor) -> Tensor:
+    """Indices of the frames that are not near-certain blanks following another, [K] int64."""
+    blank = log_probs[:, BLANK] > _SURE_BLANK
+    again = blank.clone()
+    again[0] = False
+    again[1:] &= blank[:-1]
+    return (~again).nonzero()[:, 0]
+
+
+def _with_hold(log_probs: Tensor) -> Tensor:  # [T, V] -> [T, V + 1]
+    """Append the log-probability that the likeliest unit of the frame before, if any, goes on."""
+    best = log_probs[:-1].argmax(-1)
+    hold = torch.full((len(log_probs), 1), _NEVER)
+    going_on = log_probs[1:].gather(1, best[:, None])
+    hold[1:] = going_on.masked_fill((best == BLANK)[:, None], _NEVER)
+    return torch.cat([log_probs, hold], dim=1).contiguous()
+
+
+def build_decoder(
+    config: DecodeConfig,
+    tokenizer: Tokenizer,
+    directory: Path,
+    *,
+    lexicon: Path | None = None,
+    language_model: Path | None = None,
+) -> Decoder:
     """The decoder that `config` asks for.
 
     Args:
         config: method, beam and weights.
         tokenizer: the model's.
-        directory: model directory with `lexicon.txt` and `lm.arpa.gz` or `lm.arpa`.
+        directory: model directory with `lm.arpa.gz` or `lm.arpa`, read for beam search.
+        lexicon: a lexicon to use in place of a phoneme tokenizer's own.
+        language_model: an ARPA model to use in place of the directory's.
 
     Raises:
         DataError: beam search, and the lexicon or the language model is missing or unreadable.
     """
-    return GreedyDecoder(tokenizer)
+    if config.method == "greedy":
+        return GreedyDecoder(tokenizer)
+    graph = load_word_graph(
+        tokenizer,
+        language_model or find_language_model(directory),
+        Lexicon.read(lexicon) if lexicon else None,
+    )
+    return BeamDecoder(config, graph)

@@ -1,0 +1,156 @@
+"""The words that beam search may find: a prefix tree of spellings and an n-gram model of words."""
+
+import gzip
+import os
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flashlight.lib.text.decoder import SmearingMode, Trie
+from flashlight.lib.text.decoder.kenlm import KenLM
+from flashlight.lib.text.dictionary import Dictionary
+
+from asr.errors import DataError
+from asr.lexicon import Lexicon
+from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
+
+Spelling = tuple[int, ...]  # units of a word
+
+_NOT_WORDS = {"<s>", "</s>", "<unk>"}
+_HOMOPHONES = 6  # flashlight's tree holds so many words with one spelling
+
+
+@dataclass(frozen=True)
+class WordGraph:
+    """Words with their spellings as a prefix tree, and the n-gram model that scores them."""
+
+    words: tuple[str, ...]  # label -> word, likeliest first
+    trie: Trie
+    language_model: KenLM
+    num_units: int  # V
+    separator: int | None  # unit that every spelling begins with, if units are characters
+
+
+def load_word_graph(
+    tokenizer: Tokenizer, language_model: Path, lexicon: Lexicon | None = None
+) -> WordGraph:
+    """Words of the language model, spelled by the tokenizer or, for phonemes, by a lexicon.
+
+    A word that only the lexicon knows is left out: the language model would score it as the sum
+    of all unknown words, which is likelier than most words.
+
+    Args:
+        tokenizer: the model's.
+        language_model: n-gram model in ARPA format, gzipped or not.
+        lexicon: phoneme units only; None for the tokenizer's own.
+
+    Raises:
+        DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
+    """
+    unigrams = read_unigrams(language_model)
+    separator = None
+    if isinstance(tokenizer, CharacterTokenizer):
+        separator = tokenizer.encode("A A")[1]
+    spellings = _speller(tokenizer, lexicon, separator)
+    labels: dict[str, int] = {}
+    homophones: Counter[Spelling] = Counter()
+    num_units = len(tokenizer.units)
+    trie = Trie(num_units, 0)
+    # Likeliest first: of more homophones than the tree holds, these are wanted.
+    for word in sorted(unigrams, key=unigrams.__getitem__, reverse=True):
+        for spelling in spellings(word):
+            if homophones[spelling] < _HOMOPHONES:
+                homophones[spelling] += 1
+                trie.insert(spelling, labels.setdefault(word, len(labels)), unigrams[word])
+    if not labels:
+        raise DataError(
+            f"{language_model}: expected words of the lexicon, got none of them; make the "
+            "language model with the lexicon's words as vocabulary"
+        )
+    trie.smear(SmearingMode.MAX)
+    words = tuple(labels)
+    return WordGraph(words, trie, _load_kenlm(language_model, words), num_units, separator)
+
+
+def find_language_model(directory: Path) -> Path:
+    """`lm.arpa` of a model directory, or its `lm.arpa.gz`.
+
+    Raises:
+        DataError: it has neither.
+    """
+    for name in ("lm.arpa", "lm.arpa.gz"):
+        if (directory / name).is_file():
+            return directory / name
+    raise DataError(
+        f"{directory}: expected lm.arpa.gz for beam search, found none; make one with "
+        "scripts/make_language_model.py, or decode greedily"
+    )
+
+
+def read_unigrams(path: Path) -> dict[str, float]:
+    """Words of an ARPA model, gzipped or not, with their log10-probabilities.
+
+    Raises:
+        DataError: the file is missing or not ARPA.
+    """
+    unigrams: dict[str, float] = {}
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("\\1-grams:"):
+                    break
+            for line in lines:
+                if not line.strip() or line.startswith("\\"):
+                    break
+                score, word = line.split()[:2]
+                if word not in _NOT_WORDS:
+                    unigrams[word] = float(score)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such language model; give an ARPA file") from None
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise DataError(f"{path}: expected an ARPA model, cannot read it: {error}") from None
+    if not unigrams:
+        raise DataError(f"{path}: expected an ARPA model, found no words under \\1-grams: in it")
+    return unigrams
+
+
+def _speller(
+    tokenizer: Tokenizer, lexicon: Lexicon | None, separator: int | None
+) -> Callable[[str], list[Spelling]]:
+    if not isinstance(tokenizer, PhonemeTokenizer):
+        first = [] if separator is None else [separator]
+        return lambda word: [(*first, *tokenizer.encode(word))]
+    pronunciations = lexicon or tokenizer.lexicon
+    units = {unit: index for index, unit in enumerate(tokenizer.units)}
+
+    def spell(word: str) -> list[Spelling]:
+        if word not in pronunciations:
+            return []
+        return [tuple(units[phone] for phone in phones) for phones in pronunciations[word]]
+
+    return spell
+
+
+def _load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:
+    try:
+        with _silent_stderr():
+            return KenLM(str(path), Dictionary(list(words)))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: expected an ARPA model, cannot read it: {reason}") from None
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """KenLM draws a progress bar on the process's standard error, past `sys.stderr`."""
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

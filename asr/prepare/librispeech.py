@@ -56,7 +56,7 @@ def _chapter(chapter: Path, split: str) -> Iterator[Item | Rejected]:
     speaker = chapter.parent.name
     transcript = chapter / f"{speaker}-{chapter.name}.trans.txt"
     try:
-        lines = transcript.read_text(encoding="utf-8").splitlines()
+        lines = transcript.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         lines = []
         missing = f"{transcript.name} is missing"

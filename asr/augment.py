@@ -22,12 +22,14 @@ def change_speed(waveform: Tensor, speed: float) -> Tensor:
     if speed == 1.0:
         return waveform
     ratio = Fraction(speed).limit_denominator(100)
-    return torchaudio.functional.resample(waveform, ratio.numerator, ratio.denominator)
+    changed: Tensor = torchaudio.functional.resample(waveform, ratio.numerator, ratio.denominator)
+    return changed
 
 
 def change_level(waveform: Tensor, decibels: float, generator: Generator) -> Tensor:
     """Amplify `waveform` by a uniform draw from +-`decibels`."""
-    return waveform * 10 ** (_uniform(-decibels, decibels, generator) / 20)
+    gain: float = 10 ** (_uniform(-decibels, decibels, generator) / 20)
+    return waveform * gain
 
 
 def add_noise(waveform: Tensor, snr: tuple[float, float], generator: Generator) -> Tensor:

@@ -9,7 +9,7 @@ import csv
 import random
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +196,9 @@ class Loader:
         generator = torch.Generator().manual_seed(_seed(self.seed, epoch, utterance.id))
         return augment_waveform(waveform, entry.speed, self.augment, generator)
 
-    def batches(self, plan: Sequence[Sequence[Entry]], epoch: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, plan: Sequence[Sequence[Entry]], epoch: int = 0
+    ) -> Generator[Batch, None, None]:
         """The planned batches in order, `workers` of them being loaded ahead."""
         pool = ThreadPoolExecutor(self.workers, "load")
         pending: deque[Future[Batch]] = deque()

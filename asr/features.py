@@ -98,7 +98,8 @@ class FilterBank(nn.Module):
         emphasised[..., 1:] = windows[..., 1:] - _PREEMPHASIS * windows[..., :-1]
         spectrum = torch.fft.rfft(emphasised * self.window, n=self.fft_size)
         power = spectrum.real.square() + spectrum.imag.square()
-        return (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps).log()
+        energy: Tensor = (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps)
+        return energy.log()
 
 
 def _mirrored(position: Tensor, lengths: Tensor) -> Tensor:

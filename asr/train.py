@@ -5,11 +5,8 @@ bits it would have ended with: batches are planned from (seed, epoch), and dropo
 noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
 """
 
-import itertools
 import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,96 +14,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asr.augment import mask_features
+from asr.averaging import BestEpochs
 from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_checkpoint
-from asr.config import Config, TrainConfig, dump_config
+from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.decode import greedy_decode
 from asr.errors import DataError
 from asr.features import FilterBank
+from asr.files import write_text
 from asr.flat_start import flat_start_loss
-from asr.files import replacing, write_text
 from asr.metrics import error_rate
 from asr.model import AcousticModel
 from asr.model_dir import load_model_dir, load_weights, save_model_dir
+from asr.optimizer import build_optimizer, learning_rate
+from asr.select import Corpus, select
 from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from asr.train_log import TrainingLog
 
 _CMVN_SECONDS = 3600.0  # of training speech that the normalisation is estimated on
 _LOG_STEPS = 20
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Utterances with their targets, those that cannot be trained on left out."""
-
-    utterances: list[Utterance]
-    targets: list[list[int]]
-    excluded: list[tuple[str, str]]  # id, reason
-
-    @property
-    def seconds(self) -> float:
-        """Duration of all utterances."""
-        return sum(utterance.seconds for utterance in self.utterances)
-
-
-def required_frames(target: Sequence[int]) -> int:
-    """Frames that CTC needs for `target`: one a unit, and a blank between equal neighbours."""
-    return len(target) + sum(a == b for a, b in itertools.pairwise(target))
-
-
-def select(
-    utterances: Sequence[Utterance],
-    tokenizer: Tokenizer,
-    model: AcousticModel,
-    filter_bank: FilterBank,
-    config: Config,
-    speed: float = 1.0,
-) -> Corpus:
-    """Encode transcripts; leave out what is too short, too long, or cannot be aligned.
-
-    `speed` is the fastest that the utterances will be played.
-    """
-    corpus = Corpus([], [], [])
-    limit = config.data
-    for utterance in utterances:
-        reason = ""
-        target = tokenizer.encode(utterance.text)
-        samples = torch.tensor(int(utterance.seconds / speed * config.features.sample_rate))
-        frames = int(model.output_lengths(filter_bank.frames(samples)))
-        if not target:
-            reason = "empty transcript"
-        elif not limit.min_seconds <= utterance.seconds <= limit.max_seconds:
-            reason = (
-                f"{utterance.seconds:.2f} s is outside {limit.min_seconds} to {limit.max_seconds} s"
-            )
-        elif frames < required_frames(target):
-            reason = f"{frames} output frames are fewer than the {required_frames(target)} needed"
-        if reason:
-            corpus.excluded.append((utterance.id, reason))
-        else:
-            corpus.utterances.append(utterance)
-            corpus.targets.append(target)
-    return corpus
-
-
-def learning_rate(config: TrainConfig, step: int, progress: float) -> float:
-    """Rate at `step`: linear warm-up, constant, then linear to 0 from `decay_from` of the way.
-
-    `progress` is the share of the whole training that is done, 0 to 1.
-    """
-    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    left = (1.0 - progress) / max(1e-9, 1.0 - config.decay_from)
-    return config.learning_rate * warm * min(1.0, max(0.0, left))
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices decay; biases and norms do not."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
 
 
 class Trainer:
@@ -148,11 +74,10 @@ class Trainer:
         if init is not None:
             load_weights(self.model, init / "model.safetensors")
         self.model.to(device)
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups(self.model, self.settings.weight_decay), fused=True
-        )
+        self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric)
+        self.best = BestEpochs(out / "epochs", self.settings.average_best)
         self._waited = self._heard = self._since = 0.0
         if self.checkpoint.exists():
             toml = dump_config(config)
@@ -436,31 +361,11 @@ class Trainer:
             error_rate=rate,
         )
         self.log.plot(state.history)
-        self._keep_weights(state.epoch)
+        self.best.keep(self.model, state.history)
         state.epoch += 1
         state.batch = 0
         state.epoch_loss, state.epoch_units, state.epoch_seconds = 0.0, 0, 0.0
         self._save()
-
-    def _best_epochs(self) -> list[int]:
-        ranked = sorted(self.state.history, key=lambda score: (score.error_rate, -score.epoch))
-        return [score.epoch for score in ranked[: self.settings.average_best]]
-
-    def _epoch_file(self, epoch: int) -> Path:
-        return self.out / "epochs" / f"{epoch:04d}.safetensors"
-
-    def _keep_weights(self, epoch: int) -> None:
-        """Save the epoch's weights if it is among the best; drop those no longer among them."""
-        from safetensors.torch import save_file
-
-        best = self._best_epochs()
-        if epoch in best:
-            weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
-            with replacing(self._epoch_file(epoch)) as partial:
-                save_file(weights, partial)
-        for path in (self.out / "epochs").glob("*.safetensors"):
-            if int(path.stem) not in best:
-                path.unlink()
 
     def _save(self) -> None:
         save_checkpoint(
@@ -469,13 +374,10 @@ class Trainer:
 
     def _write_model(self) -> Path:
         """Average the best epochs (the last weights if no epoch is complete) into out/model."""
-        from safetensors.torch import load_file
-
-        best = self._best_epochs()
+        history = self.state.history
+        best = self.best.rank(history)
         if best:
-            sets = [load_file(self._epoch_file(epoch)) for epoch in best]
-            mean = {k: torch.stack([s[k] for s in sets]).mean(0) for k in sets[0]}
-            self.model.load_state_dict(mean)
+            self.model.load_state_dict(self.best.average(history))
         loss, rate = self.validate()
         self.log.say(
             f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"

@@ -84,6 +84,7 @@ class TrainingLog:
         """Draw the curves of the epochs so far into loss.png."""
         try:
             from matplotlib.figure import Figure
+            from matplotlib.ticker import MaxNLocator
         except ImportError:
             return
         epochs = [score.epoch for score in history]
@@ -92,7 +93,7 @@ class TrainingLog:
         loss.plot(epochs, [score.train_loss for score in history], "C0--", label="training loss")
         loss.plot(epochs, [score.valid_loss for score in history], "C0-", label="validation loss")
         loss.set(xlabel="epoch", ylabel="CTC loss per unit", ylim=(0, None))
-        loss.xaxis.get_major_locator().set_params(integer=True)
+        loss.xaxis.set_major_locator(MaxNLocator(integer=True))
         rate = loss.twinx()
         percent = [100 * score.error_rate for score in history]
         rate.plot(epochs, percent, "C1-", label=f"validation {self.metric}")
@@ -108,4 +109,4 @@ def _tensorboard(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder)  # type: ignore[no-untyped-call]
+    return SummaryWriter(folder)

@@ -17,7 +17,9 @@ from safetensors.torch import load_file
 
 from asr.config import Config, parse_config
 from asr.errors import ConfigError, DataError, ModelError
-from asr.train import Trainer, learning_rate, required_frames, train
+from asr.optimizer import learning_rate
+from asr.select import required_frames
+from asr.train import Trainer, train
 from asr.transcribe import load_model
 
 WORDS = ("AB", "BA", "CAB", "ACB", "BC", "CC A", "B A C", "ABBA")
@@ -46,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             soundfile.write(source / name, _say(word), 16000)
             rows.append(f"{name}\ttrain\t{word}")
     soundfile.write(source / "long.wav", _say("AB"), 16000)
-    rows.append(f"long.wav\ttrain\t{'AABB' * 30}")  # more letters than frames
+    rows.append(f"long.wav\ttrain\t{'AABB' * 30}")  # 120 letters, 60 of them repeats
     for word in WORDS:
         name = f"{word.replace(' ', '_')}_dev.wav"
         soundfile.write(source / name, _say(word), 16000)
@@ -99,7 +101,7 @@ def test_what_cannot_be_aligned_is_listed_by_name(data, tmp_path):
     rows = (tmp_path / "excluded.tsv").read_text().splitlines()
     assert len(rows) == 2
     assert "long" in rows[1]
-    assert "fewer than the 120 needed" in rows[1]
+    assert "are fewer than the 180 needed" in rows[1]
 
 
 def test_resuming_between_any_steps_changes_nothing(data, tmp_path):
@@ -158,9 +160,9 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, capsys):
-    trainer = Trainer(_recipe(epochs=1), data, tmp_path)
+    trainer = Trainer(_recipe(epochs=2), data, tmp_path)
     loss = trainer._loss
-    bad = iter([False, True, False, True])
+    bad = iter([False, True, True])
     monkeypatch.setattr(
         trainer, "_loss", lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0)
     )

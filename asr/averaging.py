@@ -1,0 +1,43 @@
+"""The weights of the best epochs, kept on disk and averaged at the end of a training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from asr.checkpoint import EpochScore
+from asr.files import replacing
+
+
+class BestEpochs:
+    """Weights of the `count` epochs with the lowest error rates, one file an epoch."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.count = count
+
+    def rank(self, history: Sequence[EpochScore]) -> list[int]:
+        """The best epochs so far, best first; of equals the later one."""
+        ranked = sorted(history, key=lambda score: (score.error_rate, -score.epoch))
+        return [score.epoch for score in ranked[: self.count]]
+
+    def keep(self, model: nn.Module, history: Sequence[EpochScore]) -> None:
+        """Save the last epoch's weights if it is among the best; drop those that no longer are."""
+        best = self.rank(history)
+        if history[-1].epoch in best:
+            weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+            with replacing(self._file(history[-1].epoch)) as partial:
+                save_file(weights, partial)
+        for path in self.folder.glob("*.safetensors"):
+            if int(path.stem) not in best:
+                path.unlink()
+
+    def average(self, history: Sequence[EpochScore]) -> dict[str, Tensor]:
+        """Mean of the best epochs' weights (Izmailov 2018)."""
+        sets = [load_file(self._file(epoch)) for epoch in self.rank(history)]
+        return {name: torch.stack([s[name] for s in sets]).mean(0) for name in sets[0]}
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"{epoch:04d}.safetensors"

@@ -1,7 +1,6 @@
 """The command line. Commands import what they need when they run, so that help is instant."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -30,9 +29,7 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that `ctx` names."""
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's last breath
-            return result
+            return super().invoke(ctx)
         except AsrError as error:
             _complain(error)
             raise typer.Exit(1) from None
@@ -40,24 +37,14 @@ class _Commands(TyperGroup):
             typer.echo("asr: interrupted", err=True)
             raise typer.Exit(130) from None
         except BrokenPipeError:
-            _discard_output()
-            raise typer.Exit(0) from None
+            raise  # typer ends quietly when nobody reads any more
         except OSError as error:
-            if error.filename is None:
-                raise
-            _complain(f"{error.filename}: {error.strerror}")
+            _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
             raise typer.Exit(1) from None
 
 
 def _complain(error: object) -> None:
     typer.echo(f"asr: error: {error}", err=True)
-
-
-def _discard_output() -> None:
-    # What is still buffered has no reader; without this the interpreter complains when it exits.
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 _SETTINGS: dict[str, Any] = {

@@ -128,6 +128,11 @@ def test_batches_keep_to_the_cap(
     evaluate(model("subword"), utterances, batch_seconds=16 * BLOCK / 16000)
     assert shapes == [(2, 8 * BLOCK), (1, 10 * BLOCK)]
 
+    shapes.clear()
+    longest_first = [replace(utterance, seconds=0.0) for utterance in reversed(utterances)]
+    evaluate(model("subword"), longest_first, batch_seconds=20 * BLOCK / 16000)
+    assert shapes == [(2, 10 * BLOCK), (1, 6 * BLOCK)]
+
 
 def test_unreadable_audio_is_named_and_the_rest_done(
     utterances: list[Utterance], tmp_path: Path

@@ -39,7 +39,7 @@ def add_noise(waveform: Tensor, snr: tuple[float, float], generator: Generator) 
     slope = _uniform(0.0, 1.0, generator)  # amplitude falls with frequency ** slope
     spectrum *= torch.arange(1, len(spectrum) + 1).pow(-slope)
     noise = torch.fft.irfft(spectrum)[: len(waveform)]
-    ratio = 10 ** (_uniform(*snr, generator) / 20)
+    ratio: float = 10 ** (_uniform(*snr, generator) / 20)
     scale = waveform.norm() / (noise.norm().clamp(min=1e-10) * ratio)
     return waveform + scale * noise
 

@@ -1,10 +1,10 @@
 """Pronunciation lexicon: words and the phones they are said with."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from asr.errors import DataError
+from asr.files import write_text
 
 PHONES: tuple[str, ...] = (
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY",
@@ -75,12 +75,12 @@ class Lexicon:
 
     def write(self, path: str | Path) -> None:
         """Write `WORD<tab>PH PH PH`, one pronunciation a line, atomically."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            for word, pronunciations in self._entries.items():
-                file.writelines(f"{word}\t{' '.join(phones)}\n" for phones in pronunciations)
-        temporary.replace(path)
+        lines = (
+            f"{word}\t{' '.join(phones)}\n"
+            for word, pronunciations in self._entries.items()
+            for phones in pronunciations
+        )
+        write_text(Path(path), "".join(lines))
 
     @property
     def phones(self) -> tuple[str, ...]:

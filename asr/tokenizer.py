@@ -1,7 +1,6 @@
 """Tokenizers: normalised text to the units the network emits, and back. Unit 0 is CTC's blank."""
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -10,6 +9,7 @@ import sentencepiece
 
 from asr.config import UnitConfig
 from asr.errors import DataError, ModelError
+from asr.files import replacing, write_text
 from asr.lexicon import PHONES, Lexicon, Pronunciation
 from asr.spelling import spell
 from asr.text import normalize
@@ -152,7 +152,8 @@ class SubwordTokenizer:
     def save(self, directory: Path) -> None:
         """Write `tokens.txt` and `subwords.model`."""
         _write_units(directory, self.units)
-        _write(directory / _SUBWORDS, self._model)
+        with replacing(directory / _SUBWORDS) as partial:
+            partial.write_bytes(self._model)
 
 
 class CharacterTokenizer:
@@ -226,10 +227,4 @@ def _words(text: str) -> list[str]:
 
 
 def _write_units(directory: Path, units: Sequence[str]) -> None:
-    _write(directory / _TOKENS, "".join(f"{unit}\n" for unit in units).encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_text(directory / _TOKENS, "".join(f"{unit}\n" for unit in units))

@@ -1,20 +1,38 @@
 """Make a pronunciation lexicon over a vocabulary with espeak-ng's letter-to-sound rules.
 
-Words of the lexicons given with --base keep the pronunciations they have there; the others get
-the one of espeak-ng's American English, its phonemes mapped to the 39 ARPAbet phones.
+A word gets the pronunciation of espeak-ng's American English, its phonemes mapped to the 39
+ARPAbet phones; words of a lexicon given with --base get the pronunciations of that one before it
+(or after it, with --first espeak), words of `COMMON` the ones they have in running speech.
+
+The lexicon of the packaged model (espeak-ng 1.51), in the folder of the speech data:
+
+  for set in fsdd librispeech ljspeech speechocean762; do
+    awk -F'\\t' 'NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i; next }
+      !("split" in column) || $column["split"] == "train" { print $column["transcript"] }' \\
+      $set/utterances.tsv
+  done | tr a-z A-Z | tr -cs "A-Z'" '\\n' > words
+  cut -f 1 speechocean762/lexicon.txt >> words
+  { head -n 60000 librispeech/train_word_counts.txt | tr a-z A-Z
+    xz -dc text/books.txt.xz | tr ' ' '\\n' | sort | uniq -c | awk '$1 >= 40 { print $2, $1 }'
+  } | awk '$1 ~ /[AEIOUY]/ || $2 >= 50 { print $1 }' >> words
+  python scripts/make_lexicon.py --vocabulary words --base speechocean762/lexicon.txt \\
+    --out lexicon.txt
 """
 
 # ruff: noqa: RUF001 -- phonetic letters look like others on purpose
 
 import argparse
+import itertools
 import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from asr.errors import DataError
 from asr.lexicon import Lexicon, Pronunciation
+from asr.spelling import spell
 
 ARPABET: dict[str, str] = {
     # vowels; a long one is written with ː
@@ -31,6 +49,23 @@ ARPABET: dict[str, str] = {
     "θ": "TH", "v": "V", "w": "W", "j": "Y", "z": "Z", "ʒ": "ZH",
 }  # fmt: skip
 
+# Words that espeak-ng, which reads them alone, says as they are seldom said in a sentence; the
+# usual pronunciation first.
+COMMON: dict[str, tuple[str, ...]] = {
+    "A": ("AH", "EY"), "AM": ("AE M", "AH M"), "AN": ("AE N", "AH N"),
+    "AND": ("AE N D", "AH N D", "AH N"), "ARE": ("AA R", "ER"), "AS": ("AE Z", "AH Z"),
+    "AT": ("AE T", "AH T"), "BECAUSE": ("B IH K AO Z", "B IH K AH Z"),
+    "CAN": ("K AE N", "K AH N"), "FOR": ("F AO R", "F ER"), "FROM": ("F R AH M",),
+    "HAD": ("HH AE D", "AH D"), "HAS": ("HH AE Z", "AH Z"), "HAVE": ("HH AE V", "AH V"),
+    "HER": ("HH ER", "ER"), "HIM": ("HH IH M", "IH M"), "HIS": ("HH IH Z", "IH Z"),
+    "INTO": ("IH N T UW", "IH N T AH"), "JUST": ("JH AH S T", "JH IH S T"),
+    "MUST": ("M AH S T", "M AH S"), "OF": ("AH V", "AH"), "ON": ("AA N", "AO N"),
+    "OR": ("AO R", "ER"), "OUR": ("AW ER", "AA R"), "SHALL": ("SH AE L", "SH AH L"),
+    "THAN": ("DH AE N", "DH AH N"), "THAT": ("DH AE T", "DH AH T"),
+    "THE": ("DH AH", "DH IY"), "THEM": ("DH EH M", "DH AH M"), "TO": ("T UW", "T AH"),
+    "WANT": ("W AA N T", "W AO N T"), "WERE": ("W ER",), "WITH": ("W IH DH", "W IH TH"),
+    "YOU": ("Y UW", "Y AH"), "YOUR": ("Y AO R", "Y ER"),
+}  # fmt: skip
 _WORD = re.compile("[A-Z']*[A-Z][A-Z']*")
 _STRESS = str.maketrans("", "", "ˈˌ\u200d")
 _ROMAN = ["R", "OW", "M", "AH", "N"]
@@ -64,13 +99,14 @@ def to_arpabet(ipa: str, word: str = "") -> Pronunciation:
     # espeak-ng reads numerals such as VI as "roman six"
     if phones[: len(_ROMAN)] == _ROMAN and not word.startswith("RO"):
         del phones[: len(_ROMAN)]
-    # No consonant is said twice in one English word.
-    merged = [p for p, before in zip(phones, ["", *phones], strict=False) if p != before]
-    return tuple(merged)
+    if phones[0] == "ER" and phones[1:2] and phones[1][0] in "AEIOU":
+        phones[:1] = ["AH", "R"]  # "around"
+    # No sound is said twice in one English word.
+    return tuple(phone for phone, _ in itertools.groupby(phones))
 
 
-def espeak(words: Sequence[str]) -> Iterator[Pronunciation | None]:
-    """espeak-ng's pronunciation of each word, None where it says nothing at all.
+def espeak(words: Sequence[str]) -> Iterator[Pronunciation]:
+    """espeak-ng's pronunciation of each word, or that of our own rules where it is silent.
 
     Raises:
         DataError: espeak-ng is missing, or its lines do not match the words.
@@ -90,7 +126,7 @@ def espeak(words: Sequence[str]) -> Iterator[Pronunciation | None]:
     if len(said) != len(words):
         raise DataError(f"expected {len(words)} lines from espeak-ng, got {len(said)}")
     for word, ipa in zip(words, said, strict=True):
-        yield to_arpabet(ipa, word) if ipa.strip("_ ") else None
+        yield to_arpabet(ipa, word) if ipa.strip("_ ") else spell(word)
 
 
 def mismatch(reference: Lexicon, phones: Iterable[tuple[str, Pronunciation]]) -> tuple[int, int]:
@@ -113,7 +149,9 @@ def distance(a: Sequence[str], b: Sequence[str]) -> int:
     return row[-1]
 
 
-def make_lexicon(vocabulary: Sequence[str], base: Lexicon) -> tuple[Lexicon, str]:
+def make_lexicon(
+    vocabulary: Sequence[str], base: Lexicon, espeak_first: bool = False
+) -> tuple[Lexicon, str]:
     """The lexicon of `vocabulary`, and a line on how far espeak-ng is from `base`.
 
     Of several pronunciations that `base` has for a word, the one nearest to espeak-ng's is
@@ -121,27 +159,18 @@ def make_lexicon(vocabulary: Sequence[str], base: Lexicon) -> tuple[Lexicon, str
     """
     lexicon = Lexicon()
     shared: list[tuple[str, Pronunciation]] = []
-    unsaid: list[str] = []
     for word, said in zip(vocabulary, espeak(vocabulary), strict=True):
-        if word in base:
-            known = base[word]
-            if said is not None:
-                shared.append((word, said))
-                known = sorted(known, key=lambda each: distance(each, said))
-            for each in known:
-                lexicon.add(word, each)
-        elif said is not None:
-            lexicon.add(word, said)
-        else:
-            unsaid.append(word)
-    edits, total = mismatch(base, shared)
+        ours = [tuple(phones.split()) for phones in COMMON.get(word, ())] or [said]
+        known = sorted(base[word], key=partial(distance, ours[0])) if word in base else []
+        for pronunciation in [*ours, *known] if espeak_first else [*known, *ours]:
+            lexicon.add(word, pronunciation)
+        if known:
+            shared.append((word, said))
     report = f"{len(lexicon)} words"
-    if total:
-        report += (
-            f"; espeak-ng against {len(shared)} base words: {edits / total:.1%} of phones differ"
-        )
-    if unsaid:
-        report += f"; not said: {' '.join(unsaid)}"
+    if shared:
+        edits, total = mismatch(base, shared)
+        report += f"; espeak-ng and the base differ in {edits / total:.1%} of the phones"
+        report += f" of {len(shared)} words"
     return lexicon, report
 
 
@@ -152,6 +181,9 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=Path, required=True, help="WORD or WORD COUNT a line")
     parser.add_argument("--limit", type=int, help="only the first N words of the vocabulary")
     parser.add_argument("--base", type=Path, action="append", default=[], help="lexicon to keep")
+    parser.add_argument(
+        "--first", choices=["base", "espeak"], default="base", help="whose pronunciation is usual"
+    )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     try:
@@ -162,7 +194,7 @@ def main() -> None:
                 for phones in known[word]:
                     base.add(word, phones)
         vocabulary = sorted(read_vocabulary(arguments.vocabulary, arguments.limit))
-        lexicon, report = make_lexicon(vocabulary, base)
+        lexicon, report = make_lexicon(vocabulary, base, arguments.first == "espeak")
         lexicon.write(arguments.out)
     except DataError as error:
         sys.exit(f"make_lexicon: {error}")

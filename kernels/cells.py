@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 Cell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
@@ -26,3 +27,8 @@ class Weights(NamedTuple):
     def present(self) -> list[Tensor]:
         """The tensors that are there, in ATen's order."""
         return [tensor for tensor in self if tensor is not None]
+
+    def to(self, dtype: torch.dtype) -> "Weights":
+        """The same weights in `dtype`."""
+        fields = self._asdict().items()
+        return self._replace(**{name: t.to(dtype) for name, t in fields if t is not None})

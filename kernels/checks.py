@@ -29,7 +29,8 @@ def _expect_alike(op: str, x: Tensor, name: str, other: Tensor) -> None:
         raise ValueError(
             f"{op}: {name} must be on the input's device {x.device}, got {other.device}"
         )
-    if other.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+    autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    if other.dtype != x.dtype and not autocast:
         raise ValueError(
             f"{op}: {name} must have the input's dtype {x.dtype}, got {other.dtype}; "
             "convert one of them, or use torch.autocast"
@@ -47,9 +48,9 @@ def check_input(op: str, x: Tensor, dims: Sequence[int] = (2, 3)) -> None:
         raise ValueError(f"{op}: input must be {wanted}, got {x.dim()}-D {list(x.shape)}")
 
 
-def check_frames(op: str, x: Tensor) -> None:
-    """`x` [T, B, D] has frames; without, there is no output and no final state."""
-    if len(x) == 0:
+def check_frames(op: str, T: int) -> None:
+    """There are frames; without, there is no output and no final state."""
+    if T == 0:
         raise ValueError(f"{op}: input must have at least one frame, got T = 0")
 
 
@@ -66,6 +67,9 @@ def split_weights(op: str, cell: Cell, weights: Sequence[Sequence[Tensor]]) -> l
             )
         bias_ih, bias_hh = group[2:4] if len(group) > 3 else (None, None)
         hr = group[-1] if len(group) % 2 else None
+        for matrix in group[:2] if hr is None else (*group[:2], hr):
+            if matrix.dim() != 2:
+                raise ValueError(f"{op}: weight matrices must be 2-D, got {list(matrix.shape)}")
         split.append(Weights(group[0], group[1], bias_ih, bias_hh, hr))
     return split
 
@@ -105,23 +109,22 @@ def check_states(op: str, x: Tensor, states: States, shapes: Mapping[str, list[i
     if len(states) != len(shapes):
         raise ValueError(f"{op}: hx must be ({', '.join(shapes)}), got {len(states)} tensors")
     for (name, shape), state in zip(shapes.items(), states, strict=True):
-        _expect_shape(f"{op}: {name}", state, "[layers * directions, B, size]", shape)
+        batch = "B, " if len(shape) == 3 else ""
+        _expect_shape(f"{op}: {name}", state, f"[layers * directions, {batch}size]", shape)
         _expect_alike(op, x, name, state)
 
 
-def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> list[int]:
-    """The values of int64 `lengths` [B], each from 1 to T."""
+def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
+    """Int64 [B], each from 1 to T."""
     if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
         got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
     _expect_shape(f"{op}: lengths", lengths, "[B]", [B])
-    values: list[int] = lengths.tolist()
-    for n, length in enumerate(values):
+    for n, length in enumerate(lengths.tolist()):
         if not 1 <= length <= T:
             raise ValueError(
                 f"{op}: lengths must be from 1 to T = {T}, got lengths[{n}] = {length}"
             )
-    return values
 
 
 def check_dropout(op: str, dropout: float) -> None:

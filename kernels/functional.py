@@ -123,7 +123,7 @@ def _stack(
 def _run(
     stack: Stack, x: Sequences, hx: States | None, lengths: Tensor | None, batch_first: bool
 ) -> tuple[Sequences, States]:
-    """Bring any kind of input to [T, B, D], run the layers, and bring the result back."""
+    """Check, bring any kind of input to [T, B, D], run the layers, and bring the result back."""
     if isinstance(x, PackedSequence):
         if lengths is not None:
             raise ValueError(f"{stack.op}: lengths must be None: a PackedSequence has its own")
@@ -132,19 +132,38 @@ def _run(
     if x.dim() == 2:
         if lengths is not None:
             raise ValueError(f"{stack.op}: lengths must be None for one utterance [T, D]")
-        alone = None if hx is None else tuple(state.unsqueeze(1) for state in hx)
-        y, finals = stack(x.unsqueeze(1), alone, None)
-        return y.squeeze(1), tuple(state.squeeze(1) for state in finals)
+        return _run_alone(stack, x, hx)
     if not batch_first:
-        return stack(x, hx, lengths)
-    y, finals = stack(x.transpose(0, 1), hx, lengths)
+        return _run_batch(stack, x, hx, lengths)
+    y, finals = _run_batch(stack, x.transpose(0, 1), hx, lengths)
     return y.transpose(0, 1), finals
+
+
+def _run_batch(
+    stack: Stack, x: Tensor, hx: States | None, lengths: Tensor | None
+) -> tuple[Tensor, States]:
+    T, B, _ = x.shape
+    checks.check_frames(stack.op, T)
+    _check_fit(stack, x, hx, B)
+    if lengths is not None:
+        checks.check_lengths(stack.op, lengths, T, B)
+    return stack(x, hx, lengths)
+
+
+def _run_alone(stack: Stack, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
+    checks.check_frames(stack.op, len(x))
+    _check_fit(stack, x, hx)
+    if hx is not None:
+        hx = tuple(state.unsqueeze(1) for state in hx)
+    y, finals = stack(x.unsqueeze(1), hx, None)
+    return y.squeeze(1), tuple(state.squeeze(1) for state in finals)
 
 
 def _run_packed(
     stack: Stack, x: PackedSequence, hx: States | None
 ) -> tuple[PackedSequence, States]:
     checks.check_input(stack.op, x.data, dims=(2,))
+    _check_fit(stack, x.data, hx, int(x.batch_sizes[0]))
     # Without its indices a PackedSequence pads to the order it is stored in, longest first.
     padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
     if hx is not None:
@@ -153,6 +172,12 @@ def _run_packed(
     data = pack_padded_sequence(y, lengths).data
     packed = PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
     return packed, _ordered(finals, x.unsorted_indices)
+
+
+def _check_fit(stack: Stack, x: Tensor, hx: States | None, *batch: int) -> None:
+    checks.check_weights(stack.op, stack.cell, x, stack.weights, stack.directions)
+    if hx is not None:
+        checks.check_states(stack.op, x, hx, stack.state_shapes(*batch))
 
 
 def _ordered(states: States, order: Tensor | None) -> States:

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import checks
 from kernels.backends import available_backends, load_backend
 from kernels.cells import GATES, Cell, States, Weights
 from kernels.choice import choose_backend
+from kernels.precision import compute_dtype
 
 
 @dataclass(frozen=True)
@@ -27,53 +27,59 @@ class Stack:
         """The name errors begin with: lstm, gru or rnn."""
         return self.cell.split("_")[0]
 
+    @property
+    def hidden_size(self) -> int:
+        """H, the size of c and of the gates."""
+        return self.weights[0].ih.shape[0] // GATES[self.cell]
+
+    @property
+    def output_size(self) -> int:
+        """P, the size of h: H unless projected."""
+        projection = self.weights[0].hr
+        return self.hidden_size if projection is None else projection.shape[0]
+
+    def state_shapes(self, *batch: int) -> dict[str, list[int]]:
+        """Shapes of the initial and final states; no `batch` for one utterance without one."""
+        shapes = {"h_0": [len(self.weights), *batch, self.output_size]}
+        if self.cell == "lstm":
+            shapes["c_0"] = [len(self.weights), *batch, self.hidden_size]
+        return shapes
+
     def __call__(
         self,
         x: Tensor,  # [T, B, D]
-        hx: States | None,  # each [layers * directions, B, size]
+        hx: States | None,  # as `state_shapes(B)`
         lengths: Tensor | None,  # [B] int64
     ) -> tuple[Tensor, States]:
         """Outputs of the last layer [T, B, directions * P] and the final states of all.
 
-        Raises:
-            ValueError: see `kernels.checks`.
+        Arguments are already checked.
         """
         T, B, _ = x.shape
-        checks.check_frames(self.op, x)
-        checks.check_weights(self.op, self.cell, x, self.weights, self.directions)
-        states = self._initial_states(x, hx)
+        if hx is None:
+            hx = tuple(x.new_zeros(shape) for shape in self.state_shapes(B).values())
+        if lengths is not None and bool((lengths == T).all()):
+            lengths = None
         if lengths is not None:
-            lengths = self._unequal_lengths(lengths, T, B, x.device)
-        if lengths is not None:
+            lengths = lengths.to(x.device)
             past = torch.arange(T, device=x.device).unsqueeze(-1) >= lengths
             x = x.masked_fill(past.unsqueeze(-1), 0)  # 0 * NaN would be NaN
 
+        dtype = compute_dtype(x)
+        states = tuple(state.to(dtype) for state in hx)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._layers(x.to(dtype), states, [w.to(dtype) for w in self.weights], lengths)
+
+    def _layers(
+        self, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
+    ) -> tuple[Tensor, States]:
         layer = load_backend(choose_backend(self.backend, x.device.type, available_backends()))
         finals: list[States] = []
-        for first in range(0, len(self.weights), self.directions):
+        for first in range(0, len(weights), self.directions):
             part = slice(first, first + self.directions)
             if first and self.dropout:
                 x = F.dropout(x, self.dropout)
             initial = tuple(state[part] for state in states)
-            x, final = layer(self.cell, x, initial, self.weights[part], lengths)
+            x, final = layer(self.cell, x, initial, weights[part], lengths)
             finals.append(final)
         return x, tuple(torch.cat(state) for state in zip(*finals, strict=True))
-
-    def _initial_states(self, x: Tensor, hx: States | None) -> States:
-        first, rows, B = self.weights[0], len(self.weights), x.shape[1]
-        H = first.ih.shape[0] // GATES[self.cell]
-        P = H if first.hr is None else first.hr.shape[0]
-        shapes = {"h_0": [rows, B, P], "c_0": [rows, B, H]}
-        if self.cell != "lstm":
-            del shapes["c_0"]
-        if hx is None:
-            return tuple(x.new_zeros(shape) for shape in shapes.values())
-        checks.check_states(self.op, x, hx, shapes)
-        return hx
-
-    def _unequal_lengths(
-        self, lengths: Tensor, T: int, B: int, device: torch.device
-    ) -> Tensor | None:
-        """Checked lengths on `device`; None where all are T."""
-        values = checks.check_lengths(self.op, lengths, T, B)
-        return None if min(values, default=T) == T else lengths.to(device)

@@ -54,20 +54,18 @@ def _flipped(x: Tensor, ends: _Ends | None) -> Tensor:
     return flipped
 
 
-def _closed_gate(dtype: torch.dtype) -> float:
-    """A gate input so large that no other input matters and sigmoid is exactly 0 or 1."""
-    return 3e4 if dtype == torch.float16 else 1e30
-
-
 def _with_hold(x: Tensor, ends: _Ends) -> Tensor:
     """`x` [T, B, D] with one more input that is 1 past the end: [T, B, D+1]."""
     return torch.cat([x, ends.past.to(x.dtype)], -1)
 
 
 def _holding(w: Weights) -> Weights:
-    """Weights whose last input holds the cell: i = 0, f = 1, o = 0, so c' = c and h' = 0."""
+    """Weights whose last input holds the cell: i = 0, f = 1, o = 0, so c' = c and h' = 0.
+
+    Half the largest number leaves any sum finite, and no other input can outweigh it.
+    """
     H = w.ih.shape[0] // 4
-    K = _closed_gate(w.ih.dtype)
+    K = torch.finfo(w.ih.dtype).max / 2
     column = w.ih.new_tensor([-K, K, 0.0, -K]).repeat_interleave(H).unsqueeze(-1)
     return w._replace(ih=torch.cat([w.ih, column], -1))
 

@@ -1,0 +1,323 @@
+"""Recordings -> transcripts with the time and confidence of each word.
+
+Three stages work at the same time: threads read and cut files, this thread runs the network
+on segments of like length, of whichever files they are, and one thread searches the words.
+Memory is bounded: by the segments of one pool, not by the number or the length of the files.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from asr.audio import read_blocks
+from asr.config import parse_config
+from asr.decode import Decoder, Hypothesis, build_decoder
+from asr.errors import AudioError
+from asr.model_dir import Packaged, load_model_dir
+from asr.segment import Segment, segments
+
+_READERS = 4  # files read at the same time
+_READ_AHEAD = 16  # segments of a file that are read at once
+_POOL_SECONDS = 960.0  # of audio, sorted by length before it is batched: 60 MB
+_BATCHES_AHEAD = 4  # batches that may wait for the search
+_CPU_SECONDS = 120.0  # padded audio in a batch
+_GPU_SECONDS = 1200.0
+
+_Source = tuple[str, Iterator[Tensor]]  # name, blocks of samples [n]
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognised word.
+
+    `confidence`, in [0, 1], is the mean over the word's units of the network's posterior
+    probability, taken where it is highest between a unit's emission and the next one's. It says
+    how clearly the units were heard; the language model has no part in it, and it is not
+    calibrated.
+    """
+
+    text: str
+    start: float  # seconds from the recording's beginning
+    end: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was recognised in a recording."""
+
+    file: str
+    text: str  # the words, joined by spaces
+    duration: float  # seconds
+    words: tuple[Word, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data for JSON; times to the millisecond."""
+        words = [
+            {key: value if key == "text" else round(value, 3) for key, value in word.items()}
+            for word in map(asdict, self.words)
+        ]
+        return {
+            "file": self.file,
+            "text": self.text,
+            "duration": round(self.duration, 3),
+            "words": words,
+        }
+
+
+@dataclass
+class _File:
+    """A recording on its way through the stages."""
+
+    name: str
+    words: dict[int, list[Word]] = field(default_factory=dict)  # by their segment's start
+    samples: int = 0
+    open: int = 0  # pieces whose words are not known yet
+    read: bool = False  # to its end
+    error: AudioError | None = None
+
+
+class _Piece(NamedTuple):
+    file: _File
+    segment: Segment
+
+
+def load_model(
+    model: str | Path | None = None,
+    device: str | None = None,
+    *,
+    method: str | None = None,
+    lm_weight: float | None = None,
+    word_score: float | None = None,
+    beam_size: int | None = None,
+) -> "Recognizer":
+    """Load a model for transcription.
+
+    Args:
+        model: model directory; None is the model that comes with the package.
+        device: "cpu", "cuda", "cuda:1"; None is a GPU where there is one.
+        method: "greedy" or "beam"; this and what follows: None is as the model's config says.
+        lm_weight: weight of the language model.
+        word_score: added for each word of a hypothesis.
+        beam_size: hypotheses kept after each frame.
+
+    Raises:
+        ModelError: no such model, or one that is incomplete.
+        ConfigError: a bad value.
+        DataError: the lexicon or the language model is missing or wrong.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    packaged = load_model_dir(None if model is None else Path(model), device)
+    changes = {
+        "method": method,
+        "lm_weight": lm_weight,
+        "word_score": word_score,
+        "beam_size": beam_size,
+    }
+    decode = packaged.config.decode.model_dump()
+    decode |= {name: value for name, value in changes.items() if value is not None}
+    config = parse_config(packaged.config.model_dump() | {"decode": decode}, "load_model")
+    decoder = build_decoder(config.decode, packaged.tokenizer, packaged.directory)
+    return Recognizer(packaged, decoder)
+
+
+class Recognizer:
+    """A model and a search, ready to transcribe.
+
+    Args:
+        packaged: the model, on its device.
+        decoder: what turns the network's output into words; called from one thread at a time.
+        batch_seconds: padded audio that goes through the network at once; None: by device.
+    """
+
+    def __init__(
+        self, packaged: Packaged, decoder: Decoder, *, batch_seconds: float | None = None
+    ) -> None:
+        self.packaged = packaged
+        self.decoder = decoder
+        self.sample_rate = packaged.config.features.sample_rate  # Hz
+        on_cpu = packaged.device == "cpu"
+        self.batch_seconds = batch_seconds or (_CPU_SECONDS if on_cpu else _GPU_SECONDS)
+
+    def transcribe(self, path: str | Path) -> Transcript:
+        """Transcribe one file of any length.
+
+        Raises:
+            AudioError: the file cannot be read.
+        """
+        (result,) = self.transcribe_many([path])
+        if isinstance(result, AudioError):
+            raise result
+        return result
+
+    def transcribe_many(self, paths: Iterable[str | Path]) -> Iterator[Transcript | AudioError]:
+        """Transcribe files, much faster than one by one.
+
+        Yields:
+            For each path, in order, its transcript, or the error that says why there is none.
+        """
+        return self._run((str(path), read_blocks(path, self.sample_rate)) for path in paths)
+
+    def transcribe_waveform(self, waveform: Tensor) -> Transcript:
+        """Transcribe `[N]` samples at `self.sample_rate`, full scale 1; `file` is empty.
+
+        Raises:
+            AudioError: not one channel of finite floating-point samples.
+        """
+        if waveform.dim() != 1 or not waveform.is_floating_point():
+            raise AudioError(
+                "transcribe_waveform: expected samples [N] in floating point, got "
+                f"{list(waveform.shape)} {waveform.dtype}; mix channels and scale to [-1, 1]"
+            )
+        if not waveform.isfinite().all():
+            raise AudioError("transcribe_waveform: expected finite samples, got NaN or infinity")
+        (result,) = self._run([("", iter([waveform.float().cpu()]))])
+        assert isinstance(result, Transcript)
+        return result
+
+    def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
+        readers = ThreadPoolExecutor(_READERS, "asr-read")
+        searcher = ThreadPoolExecutor(1, "asr-search")
+        files: deque[_File] = deque()  # not yet handed out, in order
+        searches: deque[tuple[list[_Piece], Future[list[list[Word]]]]] = deque()
+        try:
+            for pool in self._pools(sources, readers, files):
+                for batch in _batches(pool, int(self.batch_seconds * self.sample_rate)):
+                    search = searcher.submit(self._search, batch, *self._emissions(batch))
+                    searches.append((batch, search))
+                    _collect(searches, at_most=_BATCHES_AHEAD)
+                    yield from self._finished(files)
+                yield from self._finished(files)
+            _collect(searches, at_most=0)
+            yield from self._finished(files)
+        finally:
+            readers.shutdown(cancel_futures=True)
+            searcher.shutdown(cancel_futures=True)
+
+    def _pools(
+        self, sources: Iterable[_Source], readers: ThreadPoolExecutor, files: deque[_File]
+    ) -> Iterator[list[_Piece]]:
+        """Pieces worth `_POOL_SECONDS` at a time; puts every file into `files` as it is reached."""
+        pool: list[_Piece] = []
+        samples = 0
+        window = self.packaged.filter_bank.size  # with less there is no frame to recognise
+        for file, pulled in self._read(sources, readers):
+            if not files or files[-1] is not file:
+                files.append(file)
+            for segment in pulled:
+                file.samples += len(segment.waveform)
+                if len(segment.waveform) >= window:
+                    file.open += 1
+                    pool.append(_Piece(file, segment))
+                    samples += len(segment.waveform)
+            if samples >= _POOL_SECONDS * self.sample_rate:
+                yield pool
+                pool, samples = [], 0
+        yield pool
+
+    def _read(
+        self, sources: Iterable[_Source], readers: ThreadPoolExecutor
+    ) -> Iterator[tuple[_File, list[Segment]]]:
+        """Segments of one file after the other, while the next files are being read."""
+        remaining = iter(sources)
+        ahead: deque[tuple[_File, Iterator[Segment], Future[list[Segment]]]] = deque()
+        while True:
+            for name, blocks in islice(remaining, _READERS - len(ahead)):
+                stream = segments(blocks, self.sample_rate)
+                ahead.append((_File(name), stream, readers.submit(_pull, stream)))
+            if not ahead:
+                return
+            file, stream, pulling = ahead.popleft()
+            while not file.read:
+                try:
+                    pulled = pulling.result()
+                except AudioError as error:
+                    file.error = error
+                    pulled = []
+                file.read = len(pulled) < _READ_AHEAD
+                if not file.read:
+                    pulling = readers.submit(_pull, stream)
+                yield file, pulled
+
+    def _emissions(self, batch: list[_Piece]) -> tuple[Tensor, Tensor]:
+        waveforms = [piece.segment.waveform for piece in batch]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        return self.packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
+
+    def _search(self, batch: list[_Piece], log_probs: Tensor, lengths: Tensor) -> list[list[Word]]:
+        hypotheses = self.decoder(log_probs, lengths)
+        return [
+            self._words(hypothesis, row, piece.segment)
+            for hypothesis, row, piece in zip(hypotheses, log_probs.cpu(), batch, strict=True)
+        ]
+
+    def _words(self, hypothesis: Hypothesis, log_probs: Tensor, segment: Segment) -> list[Word]:
+        """Words with times; `log_probs` [T', V]."""
+        start = segment.start / self.sample_rate
+        stop = start + len(segment.waveform) / self.sample_rate
+        step = self.packaged.seconds_per_frame
+        return [
+            Word(
+                word,
+                min(start + first * step, stop),
+                min(start + end * step, stop),
+                _confidence(hypothesis, first, end, log_probs),
+            )
+            for word, (first, end) in zip(hypothesis.words, hypothesis.word_frames, strict=True)
+        ]
+
+    def _finished(self, files: deque[_File]) -> Iterator[Transcript | AudioError]:
+        while files and files[0].read and (files[0].error or not files[0].open):
+            file = files.popleft()
+            if file.error:
+                yield file.error
+                continue
+            words = tuple(word for _, words in sorted(file.words.items()) for word in words)
+            text = " ".join(word.text for word in words)
+            yield Transcript(file.name, text, file.samples / self.sample_rate, words)
+
+
+def _pull(stream: Iterator[Segment]) -> list[Segment]:
+    return list(islice(stream, _READ_AHEAD))
+
+
+def _batches(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
+    """Pieces of like length, as many as fit into `samples` when padded, but at least one."""
+    batch: list[_Piece] = []
+    for piece in sorted(pool, key=lambda piece: -len(piece.segment.waveform)):
+        if batch and len(batch[0].segment.waveform) * (len(batch) + 1) > samples:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def _collect(searches: deque[tuple[list[_Piece], Future[list[list[Word]]]]], at_most: int) -> None:
+    """Hand words to their files, until `at_most` searches are not known to be done."""
+    while searches and (len(searches) > at_most or searches[0][1].done()):
+        batch, search = searches.popleft()
+        for piece, words in zip(batch, search.result(), strict=True):
+            piece.file.words[piece.segment.start] = words
+            piece.file.open -= 1
+
+
+def _confidence(hypothesis: Hypothesis, first: int, end: int, log_probs: Tensor) -> float:
+    """As `Word` defines it, of the word that spans frames `first` to `end`."""
+    peaks = []
+    following = (*hypothesis.frames[1:], end)
+    for token, frame, next_frame in zip(
+        hypothesis.tokens, hypothesis.frames, following, strict=True
+    ):
+        if first <= frame < end:
+            span = slice(frame, max(frame + 1, min(next_frame, end)))
+            peaks.append(float(log_probs[span, token].max().exp()))
+    return min(1.0, sum(peaks) / len(peaks)) if peaks else 0.0

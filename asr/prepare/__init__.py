@@ -5,10 +5,11 @@ A new corpus needs a function that lists its `Item`s and hands them to `write_ma
 """
 
 from asr.prepare.librispeech import prepare_librispeech
-from asr.prepare.manifests import Item, Part, Rejected, Summary, write_manifests
+from asr.prepare.manifests import Audio, Item, Part, Rejected, Summary, write_manifests
 from asr.prepare.tsv import prepare_tsv
 
 __all__ = [
+    "Audio",
     "Item",
     "Part",
     "Rejected",

@@ -24,7 +24,8 @@ from asr.word_graph import WordGraph, find_language_model, load_word_graph
 BLANK = 0
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
-_WORD_MARKS = "▁|"  # what sentencepiece's pieces and the character tokenizer begin a word with
+_SEPARATOR = "|"  # the character tokenizer's
+_WORD_MARKS = ("▁", _SEPARATOR)  # what a unit that begins a word begins with
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,13 @@ def join_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[st
     if isinstance(tokenizer, PhonemeTokenizer):
         yield from ((unit, index, index + 1) for index, unit in enumerate(units))
         return
-    starts = [0, *(index for index, unit in enumerate(units) if unit[0] in _WORD_MARKS and index)]
+    starts = [
+        0,
+        *(index for index, unit in enumerate(units) if index and unit.startswith(_WORD_MARKS)),
+    ]
     for start, end in zip(starts, [*starts[1:], len(units)], strict=True):
         if word := tokenizer.decode(tokens[start:end]):
-            yield word, start + (units[start] in _WORD_MARKS), end
+            yield word, start + (units[start] == _SEPARATOR), end
 
 
 class GreedyDecoder:

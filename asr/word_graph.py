@@ -72,7 +72,7 @@ def load_word_graph(
         )
     trie.smear(SmearingMode.MAX)
     words = tuple(labels)
-    return WordGraph(words, trie, _load_kenlm(language_model, words), num_units, separator)
+    return WordGraph(words, trie, load_kenlm(language_model, words), num_units, separator)
 
 
 def find_language_model(directory: Path) -> Path:
@@ -134,12 +134,18 @@ def _speller(
     return spell
 
 
-def _load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:
+def load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:
+    """The ARPA model at `path`; its words are numbered as in `words`.
+
+    Raises:
+        DataError: the file is not ARPA.
+    """
     try:
         with _silent_stderr():
             return KenLM(str(path), Dictionary(list(words)))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        # KenLM names its own source file and function first.
+        reason = " ".join(str(error).rpartition(" threw ")[2].split())
         raise DataError(f"{path}: expected an ARPA model, cannot read it: {reason}") from None
 
 

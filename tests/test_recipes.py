@@ -1,0 +1,56 @@
+"""Every recipe trains two steps, at its own size, on a tiny stand-in for its corpus."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asr.config import load_config
+from asr.data import read_manifest
+from asr.model_dir import load_model_dir
+from asr.prepare import prepare_librispeech
+from asr.train import train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests of the tiny LibriSpeech."""
+    corpus = tmp_path_factory.mktemp("corpus") / "LibriSpeech"
+    maker = ROOT / "scripts" / "make_tiny_librispeech.py"
+    subprocess.run([sys.executable, maker, corpus, "--tones"], check=True, capture_output=True)
+    out = tmp_path_factory.mktemp("manifests")
+    prepare_librispeech(corpus, out)
+    return out / "librispeech_train-clean-100.jsonl.gz"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_runs_two_steps(path, manifest, tmp_path):
+    config = load_config(path)
+    assert config.name == path.stem
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in {*config.data.train, *config.data.valid}:
+        shutil.copy(manifest, data / f"{name}.jsonl.gz")
+    directory = train(config, data, tmp_path / "out", device="cpu", max_steps=2)
+    assert directory is not None
+    packaged = load_model_dir(directory)
+    assert packaged.config == config
+    assert packaged.tokenizer.units[0] == "<blk>"
+    assert read_manifest(data / f"{config.data.train[0]}.jsonl.gz")
+
+
+def test_every_number_has_its_reason():
+    for path in RECIPES:
+        settings = [line for line in path.read_text().splitlines() if "=" in line]
+        assert sum("#" in line for line in settings) >= 5, path.name
+
+
+def test_results_name_every_recipe():
+    results = (ROOT / "recipes" / "RESULTS.md").read_text(encoding="utf-8")
+    for path in RECIPES:
+        assert path.name in results

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from asr.audio import SAMPLE_RATE
+from asr.config import DecodeConfig, load_config
+from asr.data import Utterance
+from asr.decode import BeamDecoder
+from asr.errors import DataError
+from asr.metrics import ErrorRate
+from asr.model_dir import load_model_dir
+from asr.tokenizer import CharacterTokenizer
+from asr.tune import Trial, save_weights, search, tune_lm
+from asr.word_graph import load_word_graph
+
+torch.set_num_threads(1)
+
+# Only a language model that weighs enough tells THE SEE from THE SEA where they sound alike.
+ARPA = r"""\data\
+ngram 1=6
+ngram 2=2
+
+\1-grams:
+-99	<s>	-0.3
+-1.0	</s>
+-3.0	<unk>
+-1.0	SEA	-0.3
+-1.0	SEE	-0.3
+-1.0	THE	-0.3
+
+\2-grams:
+-0.1	THE SEA
+-1.5	THE SEE
+
+\end\
+"""
+
+
+def spoken(text: str, mistaken: dict[int, str]) -> torch.Tensor:
+    """[1, T, V]: characters of `text`; at `mistaken` places another one is a little likelier."""
+    tokenizer = CharacterTokenizer()
+    probs = torch.full((1, 2 * len(text), len(tokenizer.units)), 1e-3)
+    for place, character in enumerate(text.replace(" ", "|")):
+        probs[0, 2 * place + 1, 0] = 0.9
+        probs[0, 2 * place, tokenizer.units.index(character)] = 0.3 if place in mistaken else 0.9
+        if place in mistaken:
+            probs[0, 2 * place, tokenizer.units.index(mistaken[place])] = 0.6
+    return (probs / probs.sum(-1, keepdim=True)).log()
+
+
+def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    emissions = [spoken("THE SEA", {6: "E"}), spoken("SEE", {})]
+    tuning = search(DecodeConfig(), graph, emissions, ["THE SEA", "SEE"])
+    assert tuning.best.score == ErrorRate(0, 0, 0, 3)
+    unaided = BeamDecoder(DecodeConfig(lm_weight=0.0), graph)(emissions[0], torch.tensor([14]))
+    assert unaided[0].words == ("THE", "SEE")
+    errors = [trial.score.errors for trial in tuning.trials]
+    assert errors == sorted(errors)
+    weights = [(trial.lm_weight, trial.word_score) for trial in tuning.trials]
+    assert len(set(weights)) == len(weights)
+    assert "WER   0.00 %  (0 of 3)" in tuning.summary(1)
+
+
+def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
+    soundfile.write(tmp_path / "noise.wav", noise, SAMPLE_RATE)
+    (tmp_path / "other.arpa").write_text(ARPA)
+    packaged = load_model_dir(tiny_model)
+    with pytest.raises(DataError, match=r"lm\.arpa"):
+        tune_lm(packaged, [Utterance("a", "none.wav", 1.0, "THE SEA", "")])
+    with pytest.raises(DataError, match="none"):
+        tune_lm(packaged, [])
+    calls: list[int] = []
+    utterances = [
+        Utterance(name, str(tmp_path / "noise.wav"), 1.0, "THE SEA", "") for name in ("a", "b")
+    ]
+    tuning = tune_lm(
+        packaged, utterances, language_model=tmp_path / "other.arpa", on_progress=calls.append
+    )
+    assert tuning.best.score.reference_length == 4
+    assert calls[:2] == [1, 2]
+    assert calls[2:] == list(range(1, len(tuning.trials) + 1))
+
+
+def test_weights_are_saved_in_the_model_directory(tiny_model: Path, tmp_path: Path) -> None:
+    for path in tiny_model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    packaged = load_model_dir(tmp_path)
+    save_weights(packaged, Trial(2.25, -0.5, ErrorRate()))
+    saved = load_config(tmp_path / "config.toml")
+    expected = DecodeConfig(method="beam", lm_weight=2.25, word_score=-0.5)
+    assert saved == packaged.config.model_copy(update={"decode": expected})
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        path.name for path in tiny_model.iterdir()
+    )

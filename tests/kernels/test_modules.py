@@ -116,6 +116,9 @@ def test_dropout_is_between_layers_and_in_training_only() -> None:
     y, _ = ours(x)
     assert torch.equal(y, ours(x * 2)[0])  # nothing reaches the second layer ...
     assert y.abs().max() > 0  # ... whose own output is not dropped
+    with pytest.warns(UserWarning, match="dropout"):
+        single = kernels.LSTM(4, 5, dropout=1.0, dtype=torch.float64)
+    assert not torch.equal(single(x)[0], single(x * 2)[0])  # nor is the first layer's input
     ours.eval()
     theirs = nn.LSTM(4, 5, num_layers=2, dtype=torch.float64)
     theirs.load_state_dict(ours.state_dict())

@@ -1,0 +1,5 @@
+"""Benchmarks: `python -m kernels.bench OP` times an op beside its rivals.
+
+`registry` knows the ops, `timing` takes the times, `report` prints and saves them; an op adds
+itself by a function in a module of its own, which `__main__` imports.
+"""

@@ -99,8 +99,12 @@ def to_arpabet(ipa: str, word: str = "") -> Pronunciation:
     # espeak-ng reads numerals such as VI as "roman six"
     if phones[: len(_ROMAN)] == _ROMAN and not word.startswith("RO"):
         del phones[: len(_ROMAN)]
-    if phones[0] == "ER" and phones[1:2] and phones[1][0] in "AEIOU":
-        phones[:1] = ["AH", "R"]  # "around"
+    # espeak-ng says the r of "around" and "memory" twice: as the colour of ɚ, and alone.
+    if phones[:2] == ["ER", "R"]:
+        phones[0] = "AH"
+    phones = [
+        p for before, p in zip(["", *phones], phones, strict=False) if (before, p) != ("ER", "R")
+    ]
     # No sound is said twice in one English word.
     return tuple(phone for phone, _ in itertools.groupby(phones))
 

@@ -30,7 +30,7 @@ def test_reads_tabs_spaces_stress_and_several_pronunciations(tmp_path: Path) -> 
     assert len(lexicon) == 2
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(entries=entries)
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, entries: list[tuple[str, tuple[str, ...]]]

@@ -94,6 +94,7 @@ def test_training_subwords_is_deterministic_and_quiet(
 def test_subwords_number_at_most_what_was_asked(subwords: SubwordTokenizer) -> None:
     assert subwords.units[0] == "<blk>"
     assert len(subwords.units) <= 60
+    assert len(SubwordTokenizer.train(TEXTS, 42).units) == 42
     assert len(subwords.encode("THE CAT")) < len("THE CAT")
 
 

@@ -1,0 +1,55 @@
+"""Put a trained phoneme model, a lexicon and a language model together as the packaged model.
+
+    python scripts/package_model.py exp/real_phone_anneal/model --lexicon lexicon.txt \\
+        --language-model lm.arpa.gz --card card.md
+    asr tune-lm asr/models/english data/speechocean762_dev.jsonl.gz
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from asr.errors import AsrError, DataError
+from asr.lexicon import Lexicon
+from asr.model_dir import PACKAGED_MODEL, load_model_dir, save_model_dir
+from asr.tokenizer import PhonemeTokenizer
+
+LARGEST = 13_000_000  # bytes of a file in the repository
+
+
+def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Path) -> None:
+    """Write `out`, a model directory that decodes by beam search.
+
+    Raises:
+        DataError: the lexicon's phones are not the model's units, or a file is too large.
+    """
+    trained = load_model_dir(model)
+    tokenizer = PhonemeTokenizer(Lexicon.read(lexicon))
+    if tokenizer.units != trained.tokenizer.units:
+        raise DataError(f"{lexicon}: its units are not those of {model}")
+    decode = trained.config.decode.model_copy(update={"method": "beam"})
+    config = trained.config.model_copy(update={"decode": decode})
+    save_model_dir(out, config, trained.model, tokenizer, card, [language_model])
+    (out / language_model.name).replace(out / "lm.arpa.gz")
+    for path in out.iterdir():
+        if path.stat().st_size > LARGEST:
+            raise DataError(f"{path}: {path.stat().st_size} bytes are more than {LARGEST}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path, help="model directory of the training")
+    parser.add_argument("--lexicon", type=Path, required=True)
+    parser.add_argument("--language-model", type=Path, required=True, help="ARPA, gzipped")
+    parser.add_argument("--card", type=Path, required=True, help="README.md of the model")
+    parser.add_argument("--out", type=Path, default=PACKAGED_MODEL)
+    arguments = parser.parse_args()
+    try:
+        card = arguments.card.read_text(encoding="utf-8")
+        package(arguments.model, arguments.lexicon, arguments.language_model, card, arguments.out)
+    except (AsrError, OSError) as error:
+        sys.exit(f"package_model: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -304,6 +304,14 @@ class _Rule(NamedTuple):
     right: re.Pattern[str]
     phones: tuple[str, ...]
 
+    def fits(self, word: str, at: int) -> bool:
+        end = at + len(self.letters)
+        return (
+            word.startswith(self.letters, at)
+            and self.right.match(word[end:]) is not None
+            and self.left.search(word[:at]) is not None
+        )
+
 
 @functools.cache
 def _rules() -> dict[str, list[_Rule]]:
@@ -323,16 +331,9 @@ def _read_letters(word: str) -> Iterator[str]:
     """Phones of a word of A-Z."""
     at = 0
     while at < len(word):
-        for rule in _rules()[word[at]]:
-            end = at + len(rule.letters)
-            if (
-                word.startswith(rule.letters, at)
-                and rule.right.match(word[end:])
-                and rule.left.search(word[:at])
-            ):
-                yield from rule.phones
-                at = end
-                break
+        rule = next(rule for rule in _rules()[word[at]] if rule.fits(word, at))
+        yield from rule.phones
+        at += len(rule.letters)
 
 
 def spell(word: str) -> tuple[str, ...]:

@@ -216,8 +216,23 @@ def transcribe(
 
 
 @app.command("tune-lm")
-def tune_lm() -> None:
-    """Pick the beam search's weights on a dev set."""
+def tune_lm(
+    model: Annotated[Path, typer.Argument(help="Model directory; its config.toml is changed.")],
+    data: Annotated[
+        list[Path], typer.Argument(metavar="DATA...", help="Manifests of development sets.")
+    ],
+    device: Device = None,
+) -> None:
+    """Pick the weights of language model and word score on development sets."""
+    from asr.data import read_manifest
+    from asr.model_dir import load_model_dir
+    from asr.tune import save_weights, tune_lm
+
+    utterances = [utterance for path in data for utterance in read_manifest(path)]
+    packaged = load_model_dir(model, _device(device))
+    tuning = tune_lm(packaged, utterances)
+    save_weights(packaged, tuning.best)
+    typer.echo(tuning.summary())
 
 
 @app.command()

@@ -13,6 +13,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        partial.chmod(0o644)  # safetensors makes files that only their owner can read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """Recordings -> transcripts with the time and confidence of each word.
 
-Three stages work at the same time: threads read and cut files, this thread runs the network
-on segments of like length, of whichever files they are, and one thread searches the words.
-Memory is bounded: by the segments of one pool, not by the number or the length of the files.
+Three stages work at the same time: threads read and cut files, the calling thread runs the
+network on segments of like length, of whichever files they are, and one thread searches for the
+words. Memory is bounded: by the segments of two pools, not by the number or length of files.
 """
 
 from collections import deque
@@ -75,19 +75,35 @@ class Transcript:
 
 @dataclass
 class _File:
-    """A recording on its way through the stages."""
+    """A recording on its way through the stages; only the thread that runs the network writes."""
 
     name: str
     words: dict[int, list[Word]] = field(default_factory=dict)  # by their segment's start
     samples: int = 0
-    open: int = 0  # pieces whose words are not known yet
+    pieces: int = 0  # segments whose words are known or will be
     read: bool = False  # to its end
     error: AudioError | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self.read and (self.error is not None or len(self.words) == self.pieces)
+
+
+class _Chunk(NamedTuple):
+    """Segments of a file that were read at once."""
+
+    file: _File
+    segments: list[Segment]
+    last: bool
+    error: AudioError | None
 
 
 class _Piece(NamedTuple):
     file: _File
     segment: Segment
+
+
+_Search = tuple[list[_Piece], Future[list[list[Word]]]]
 
 
 def load_model(
@@ -185,48 +201,45 @@ class Recognizer:
 
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
         readers = ThreadPoolExecutor(_READERS, "asr-read")
+        pooler = ThreadPoolExecutor(1, "asr-pool")
         searcher = ThreadPoolExecutor(1, "asr-search")
         files: deque[_File] = deque()  # not yet handed out, in order
-        searches: deque[tuple[list[_Piece], Future[list[list[Word]]]]] = deque()
+        searches: deque[_Search] = deque()
+        pools = self._pools(sources, readers)
+        pooling = pooler.submit(next, pools, None)
         try:
-            for pool in self._pools(sources, readers, files):
-                for batch in _batches(pool, int(self.batch_seconds * self.sample_rate)):
+            while pool := pooling.result():
+                pooling = pooler.submit(next, pools, None)
+                pieces = self._pieces(pool, files)
+                for batch in _batches(pieces, int(self.batch_seconds * self.sample_rate)):
                     search = searcher.submit(self._search, batch, *self._emissions(batch))
                     searches.append((batch, search))
                     _collect(searches, at_most=_BATCHES_AHEAD)
                     yield from self._finished(files)
-                yield from self._finished(files)
             _collect(searches, at_most=0)
             yield from self._finished(files)
         finally:
-            readers.shutdown(cancel_futures=True)
-            searcher.shutdown(cancel_futures=True)
+            for executor in (pooler, readers, searcher):
+                executor.shutdown(cancel_futures=True)
 
     def _pools(
-        self, sources: Iterable[_Source], readers: ThreadPoolExecutor, files: deque[_File]
-    ) -> Iterator[list[_Piece]]:
-        """Pieces worth `_POOL_SECONDS` at a time; puts every file into `files` as it is reached."""
-        pool: list[_Piece] = []
-        samples = 0
-        window = self.packaged.filter_bank.size  # with less there is no frame to recognise
-        for file, pulled in self._read(sources, readers):
-            if not files or files[-1] is not file:
-                files.append(file)
-            for segment in pulled:
-                file.samples += len(segment.waveform)
-                if len(segment.waveform) >= window:
-                    file.open += 1
-                    pool.append(_Piece(file, segment))
-                    samples += len(segment.waveform)
-            if samples >= _POOL_SECONDS * self.sample_rate:
-                yield pool
-                pool, samples = [], 0
-        yield pool
-
-    def _read(
         self, sources: Iterable[_Source], readers: ThreadPoolExecutor
-    ) -> Iterator[tuple[_File, list[Segment]]]:
-        """Segments of one file after the other, while the next files are being read."""
+    ) -> Iterator[list[_Chunk]]:
+        """Chunks worth `_POOL_SECONDS` at a time, less at first: the network should not wait."""
+        pool: list[_Chunk] = []
+        samples = 0
+        wanted = self.batch_seconds
+        for chunk in self._read(sources, readers):
+            pool.append(chunk)
+            samples += sum(len(segment.waveform) for segment in chunk.segments)
+            if samples >= wanted * self.sample_rate:
+                yield pool
+                pool, samples, wanted = [], 0, min(2 * wanted, _POOL_SECONDS)
+        if pool:
+            yield pool
+
+    def _read(self, sources: Iterable[_Source], readers: ThreadPoolExecutor) -> Iterator[_Chunk]:
+        """Chunks of one file after the other, while the next files are being read."""
         remaining = iter(sources)
         ahead: deque[tuple[_File, Iterator[Segment], Future[list[Segment]]]] = deque()
         while True:
@@ -236,27 +249,44 @@ class Recognizer:
             if not ahead:
                 return
             file, stream, pulling = ahead.popleft()
-            while not file.read:
+            last = False
+            while not last:
                 try:
                     pulled = pulling.result()
                 except AudioError as error:
-                    file.error = error
-                    pulled = []
-                file.read = len(pulled) < _READ_AHEAD
-                if not file.read:
+                    yield _Chunk(file, [], True, error)
+                    break
+                last = len(pulled) < _READ_AHEAD
+                if not last:
                     pulling = readers.submit(_pull, stream)
-                yield file, pulled
+                yield _Chunk(file, pulled, last, None)
+
+    def _pieces(self, pool: list[_Chunk], files: deque[_File]) -> list[_Piece]:
+        """What there is to recognise in a pool; puts each file that begins in it into `files`."""
+        pieces = []
+        window = self.packaged.filter_bank.size  # with less there is no frame to recognise
+        for file, pulled, last, error in pool:
+            if not files or files[-1] is not file:
+                files.append(file)
+            recognisable = [piece for piece in pulled if len(piece.waveform) >= window]
+            pieces += [_Piece(file, segment) for segment in recognisable]
+            file.pieces += len(recognisable)
+            file.samples += sum(len(segment.waveform) for segment in pulled)
+            file.read, file.error = last, error
+        return pieces
 
     def _emissions(self, batch: list[_Piece]) -> tuple[Tensor, Tensor]:
         waveforms = [piece.segment.waveform for piece in batch]
         lengths = torch.tensor([len(waveform) for waveform in waveforms])
         return self.packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
 
+    @torch.inference_mode()
     def _search(self, batch: list[_Piece], log_probs: Tensor, lengths: Tensor) -> list[list[Word]]:
-        hypotheses = self.decoder(log_probs, lengths)
+        log_probs = log_probs.cpu()
+        hypotheses = self.decoder(log_probs, lengths.cpu())
         return [
             self._words(hypothesis, row, piece.segment)
-            for hypothesis, row, piece in zip(hypotheses, log_probs.cpu(), batch, strict=True)
+            for hypothesis, row, piece in zip(hypotheses, log_probs, batch, strict=True)
         ]
 
     def _words(self, hypothesis: Hypothesis, log_probs: Tensor, segment: Segment) -> list[Word]:
@@ -275,7 +305,7 @@ class Recognizer:
         ]
 
     def _finished(self, files: deque[_File]) -> Iterator[Transcript | AudioError]:
-        while files and files[0].read and (files[0].error or not files[0].open):
+        while files and files[0].finished:
             file = files.popleft()
             if file.error:
                 yield file.error
@@ -301,13 +331,12 @@ def _batches(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
         yield batch
 
 
-def _collect(searches: deque[tuple[list[_Piece], Future[list[list[Word]]]]], at_most: int) -> None:
+def _collect(searches: deque[_Search], at_most: int) -> None:
     """Hand words to their files, until `at_most` searches are not known to be done."""
     while searches and (len(searches) > at_most or searches[0][1].done()):
         batch, search = searches.popleft()
         for piece, words in zip(batch, search.result(), strict=True):
             piece.file.words[piece.segment.start] = words
-            piece.file.open -= 1
 
 
 def _confidence(hypothesis: Hypothesis, first: int, end: int, log_probs: Tensor) -> float:

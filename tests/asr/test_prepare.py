@@ -177,6 +177,7 @@ def test_table_with_splits_speakers_and_other_columns(tmp_path: Path) -> None:
     assert (b.id, b.text, b.speaker, b.seconds) == ("sub/b.flac", "IT'S HERE", "", 0.1)
     assert a.audio == str(source / "a.wav")
     cuts = {cut.id: cut for cut in CutSet.from_file(part.manifest)}
+    assert cuts["a.wav"].supervisions[0].text == "WELL KNOWN CAFE"
     assert cuts["sub/b.flac"].load_audio().shape == (2, 4410)
 
     before = part.manifest.read_bytes()

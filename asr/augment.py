@@ -41,7 +41,8 @@ def add_noise(waveform: Tensor, snr: tuple[float, float], generator: Generator) 
     noise = torch.fft.irfft(spectrum)[: len(waveform)]
     ratio: float = 10 ** (_uniform(*snr, generator) / 20)
     scale = waveform.norm() / (noise.norm().clamp(min=1e-10) * ratio)
-    return waveform + scale * noise
+    noisy: Tensor = waveform + scale * noise
+    return noisy
 
 
 def augment_waveform(

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from asr.config import Config, dump_config, read_config
 from asr.errors import ModelError
 from asr.files import replacing
 
@@ -47,7 +48,7 @@ class TrainingState:
 
 def save_checkpoint(
     path: Path,
-    config: str,
+    config: Config,
     state: TrainingState,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -56,7 +57,7 @@ def save_checkpoint(
 
     Args:
         path: the file.
-        config: the recipe as TOML; a training resumes only under the recipe it began with.
+        config: the recipe; a training resumes only under the recipe it began with.
         state: where the training stands.
         model: its parameters and buffers are saved.
         optimizer: its moments are saved.
@@ -65,14 +66,14 @@ def save_checkpoint(
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu()
-    metadata = {_STATE: json.dumps(asdict(state)), "config": config}
+    metadata = {_STATE: json.dumps(asdict(state)), "config": dump_config(config)}
     tensors = {name: value.contiguous() for name, value in tensors.items()}
     with replacing(path) as partial:
         save_file(tensors, partial, metadata)
 
 
 def load_checkpoint(
-    path: Path, config: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainingState:
     """Restore what `save_checkpoint` wrote.
 
@@ -88,7 +89,7 @@ def load_checkpoint(
         state = TrainingState(**values)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a checkpoint of a training: {error}") from None
-    if metadata["config"] != config:
+    if read_config(metadata["config"], str(path)) != config:
         raise ModelError(
             f"{path}: was made under another recipe; train into a new folder, or start from its "
             "weights with --init"

@@ -109,6 +109,8 @@ class DecodeConfig(_Table):
     beam_threshold: float = Field(12.0, gt=0)
     lm_weight: float = 1.5
     word_score: float = 0.0
+    prior_weight: float = Field(0.0, ge=0)  # of log_priors, taken off the log-probabilities
+    log_priors: tuple[float, ...] = ()  # of the units; empty: none are taken off
 
 
 class Config(_Table):
@@ -155,12 +157,20 @@ def parse_config(values: dict[str, Any], source: str) -> Config:
 def load_config(path: Path) -> Config:
     """Read a recipe or a model directory's `config.toml`."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_config(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return parse_config(values, str(path))
+
+
+def read_config(text: str, source: str) -> Config:
+    """`text`, TOML from `source`, as a recipe."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    return parse_config(values, source)
 
 
 def dump_config(config: Config) -> str:

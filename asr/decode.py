@@ -17,6 +17,7 @@ from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDe
 from torch import Tensor
 
 from asr.config import DecodeConfig
+from asr.errors import DataError
 from asr.lexicon import Lexicon
 from asr.tokenizer import PhonemeTokenizer, Tokenizer
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
@@ -126,7 +127,9 @@ class BeamDecoder:
     """CTC beam search over the words of a `WordGraph`.
 
     Each hypothesis maximises log p(units | audio) + lm_weight * log10 p(words) + word_score *
-    number of words, the best path standing for the sum over paths.
+    number of words, the best path standing for the sum over paths. Before that, prior_weight *
+    log_priors is taken off the units' log-probabilities, as EESEN does (Miao et al. 2015): CTC
+    prefers blank wherever it is unsure, and the language model should not pay for that.
 
     flashlight ends a word at the first frame of its last unit, and lets only the "silence" unit
     follow until the next word begins: where words are not separated by a unit of their own, a
@@ -140,6 +143,12 @@ class BeamDecoder:
     def __init__(self, config: DecodeConfig, graph: WordGraph) -> None:
         self.graph = graph
         self._hold = graph.num_units
+        if len(config.log_priors) not in (0, graph.num_units):
+            raise DataError(
+                f"decode.log_priors: expected {graph.num_units}, one a unit, got "
+                f"{len(config.log_priors)}; `asr tune-lm` estimates them"
+            )
+        self._log_priors = config.prior_weight * torch.tensor(config.log_priors or 0.0)
         options = LexiconDecoderOptions(
             beam_size=config.beam_size,
             beam_size_token=config.beam_size_token,
@@ -157,9 +166,10 @@ class BeamDecoder:
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch, one utterance after the other, on one core."""
+        log_probs = (log_probs.float().cpu() - self._log_priors).log_softmax(-1)
         return [
             self._decode(utterance[:length])
-            for utterance, length in zip(log_probs.float().cpu(), lengths.tolist(), strict=True)
+            for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
         ]
 
     def _decode(self, log_probs: Tensor) -> Hypothesis:  # [T', V]

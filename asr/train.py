@@ -80,8 +80,7 @@ class Trainer:
         self.best = BestEpochs(out / "epochs", self.settings.average_best)
         self._waited = self._heard = self._since = 0.0
         if self.checkpoint.exists():
-            toml = dump_config(config)
-            self.state = load_checkpoint(self.checkpoint, toml, self.model, self.optimizer)
+            self.state = load_checkpoint(self.checkpoint, config, self.model, self.optimizer)
         elif init is None:
             self._estimate_cmvn()
 
@@ -368,9 +367,7 @@ class Trainer:
         self._save()
 
     def _save(self) -> None:
-        save_checkpoint(
-            self.checkpoint, dump_config(self.config), self.state, self.model, self.optimizer
-        )
+        save_checkpoint(self.checkpoint, self.config, self.state, self.model, self.optimizer)
 
     def _write_model(self) -> Path:
         """Average the best epochs (the last weights if no epoch is complete) into out/model."""

@@ -1,6 +1,7 @@
-"""Pick the weights of the beam search on a development set."""
+"""Pick the weights of the beam search on a development set, and estimate the units' priors."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +19,20 @@ from asr.metrics import ErrorRate, word_error_rate
 from asr.model_dir import Packaged
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
-_Weights = tuple[float, float]  # lm_weight, word_score
+_Weights = tuple[float, float, float]  # lm_weight, word_score, prior_weight
 
 _LM_WEIGHTS = (0.5, 1.5, 2.5, 3.5)
 _WORD_SCORES = (-2.0, 0.0, 2.0)
-_STEPS: tuple[_Weights, ...] = ((0.5, 1.0), (0.25, 0.5))  # around the best, one after the other
+_PRIOR_WEIGHTS = (0.0, 0.5)
+# Around the best, one weight at a time; the finer steps after the coarser ones.
+_STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Word errors of the development set at one pair of weights."""
+    """Word errors of the development set with one choice of weights."""
 
-    lm_weight: float
-    word_score: float
+    decode: DecodeConfig
     score: ErrorRate
 
 
@@ -48,7 +50,9 @@ class Tuning:
     def summary(self, rows: int = 10) -> str:
         """The best `rows` trials, a line each."""
         return "\n".join(
-            f"lm_weight {trial.lm_weight:5.2f}  word_score {trial.word_score:5.2f}  "
+            f"lm_weight {trial.decode.lm_weight:5.2f}  "
+            f"word_score {trial.decode.word_score:5.2f}  "
+            f"prior_weight {trial.decode.prior_weight:5.3f}  "
             f"WER {100 * trial.score.rate:6.2f} %  ({trial.score.errors} of "
             f"{trial.score.reference_length})"
             for trial in self.trials[:rows]
@@ -63,17 +67,18 @@ def tune_lm(
     lexicon: Path | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tuning:
-    """Search lm_weight and word_score for the fewest word errors, coarsely and then finely.
+    """Search the weights for the fewest word errors, coarsely and then finely.
 
-    The network runs once over the utterances; each pair of weights only repeats the search. Of
-    equal pairs the one nearest to no word score, then to no language model, is better.
+    The network runs once over the utterances; each choice of weights only repeats the search. Of
+    equal choices the one nearest to no priors, no word score, no language model is better. The
+    priors are the mean of the emissions.
 
     Args:
         packaged: the model; its beam stays as configured.
         utterances: development set with transcripts. Not a test set: its score would lie.
         language_model: an ARPA model in place of the one in the model directory.
         lexicon: a lexicon in place of a phoneme model's own.
-        on_progress: called with the number of utterances heard, then of pairs of weights tried.
+        on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
         DataError: no utterances, or the lexicon or the language model is missing or wrong.
@@ -109,39 +114,58 @@ def search(
 ) -> Tuning:
     """`tune_lm` over emissions that are there already."""
     scores: dict[_Weights, ErrorRate] = {}
+    priors = torch.cat([log_probs[0] for log_probs in emissions]).exp().mean(0)
+    log_priors = tuple(round(value, 4) for value in priors.clamp(min=1e-6).log().tolist())
+    config = config.model_copy(update={"method": "beam", "log_priors": log_priors})
 
-    def rank(weights: _Weights) -> tuple[int, float, float]:
-        return scores[weights].errors, abs(weights[1]), weights[0]
+    def rank(weights: _Weights) -> tuple[float, ...]:
+        return scores[weights].errors, weights[2], abs(weights[1]), weights[0]
 
     def measure(candidates: Iterable[_Weights]) -> _Weights:
         for weights in candidates:
             if weights not in scores:
-                scores[weights] = _score(config, graph, weights, emissions, references)
+                decode = _with_weights(config, weights)
+                scores[weights] = _score(decode, graph, emissions, references)
                 on_progress(len(scores))
         return min(scores, key=rank)
 
-    best = measure((lm, word) for lm in _LM_WEIGHTS for word in _WORD_SCORES)
-    for lm_step, word_step in _STEPS:
+    best = measure(itertools.product(_LM_WEIGHTS, _WORD_SCORES, _PRIOR_WEIGHTS))
+    for step in _STEPS:
         while True:  # the best may lie outside of what was tried
             center = best
-            best = measure(
-                (max(0.0, center[0] + i * lm_step), center[1] + j * word_step)
-                for i in (-1, 0, 1)
-                for j in (-1, 0, 1)
-            )
+            best = measure(_neighbours(center, step))
             if best == center:
                 break
-    return Tuning(tuple(Trial(*weights, scores[weights]) for weights in sorted(scores, key=rank)))
+    return Tuning(
+        tuple(
+            Trial(_with_weights(config, weights), scores[weights])
+            for weights in sorted(scores, key=rank)
+        )
+    )
+
+
+def _neighbours(center: _Weights, step: _Weights) -> Iterator[_Weights]:
+    """`center` with one weight a step down or up; only word scores may be negative."""
+    for place, sign in itertools.product(range(3), (-1, 1)):
+        moved = [*center]
+        moved[place] += sign * step[place]
+        if place != 1:
+            moved[place] = max(0.0, moved[place])
+        yield moved[0], moved[1], moved[2]
+
+
+def _with_weights(config: DecodeConfig, weights: _Weights) -> DecodeConfig:
+    names = ("lm_weight", "word_score", "prior_weight")
+    return config.model_copy(update=dict(zip(names, weights, strict=True)))
 
 
 def _score(
     config: DecodeConfig,
     graph: WordGraph,
-    weights: _Weights,
     emissions: Sequence[Tensor],
     references: Sequence[str],
 ) -> ErrorRate:
-    decoder = BeamDecoder(_with_weights(config, weights), graph)
+    decoder = BeamDecoder(config, graph)
     hypotheses = [
         " ".join(decoder(log_probs, torch.tensor([log_probs.shape[1]]))[0].words)
         for log_probs in emissions
@@ -149,15 +173,7 @@ def _score(
     return word_error_rate(references, hypotheses)
 
 
-def _with_weights(config: DecodeConfig, weights: _Weights) -> DecodeConfig:
-    lm_weight, word_score = weights
-    return config.model_copy(
-        update={"method": "beam", "lm_weight": lm_weight, "word_score": word_score}
-    )
-
-
 def save_weights(packaged: Packaged, trial: Trial) -> None:
     """Write the weights, and beam search as the method, into the model's `config.toml`."""
-    decode = _with_weights(packaged.config.decode, (trial.lm_weight, trial.word_score))
-    config = packaged.config.model_copy(update={"decode": decode})
+    config = packaged.config.model_copy(update={"decode": trial.decode})
     write_text(packaged.directory / "config.toml", dump_config(config))

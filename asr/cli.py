@@ -200,7 +200,6 @@ def transcribe(
 
     WAV, FLAC, MP3, Ogg, m4a, mp4, webm and more; any rate, any length.
     """
-
     recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size)
     failed = False
     for result in recognizer.transcribe_many(files):
@@ -230,7 +229,8 @@ def tune_lm(
 
     utterances = [utterance for path in data for utterance in read_manifest(path)]
     packaged = load_model_dir(model, _device(device))
-    tuning = tune_lm(packaged, utterances)
+    with _progress("tune", None) as on_progress:
+        tuning = tune_lm(packaged, utterances, on_progress=on_progress)
     save_weights(packaged, tuning.best)
     typer.echo(tuning.summary())
 
@@ -312,7 +312,7 @@ def _recognizer(
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on stderr, on terminals only; yields what tells it how many are done."""
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress

@@ -35,7 +35,8 @@ class Row:
 class Evaluation:
     """What `evaluate` found; `rows` stand worst first, by errors, then by rate."""
 
-    scores: dict[str, ErrorRate]  # by "PER" (always greedy), "WER", "CER"
+    scores: dict[str, ErrorRate]  # by "PER", "WER", "CER"
+    search: str  # "greedy" or "beam": what gave the words; PER is always of the greedy path
     rows: tuple[Row, ...]
     failures: dict[str, str]  # utterance -> why it could not be scored
     audio_seconds: float
@@ -46,11 +47,16 @@ class Evaluation:
         """Seconds of audio recognised in a second."""
         return self.audio_seconds / self.wall_seconds
 
+    def search_of(self, name: str) -> str:
+        """What gave the hypotheses that the score `name` judges."""
+        return "greedy" if name == "PER" else self.search
+
     def to_dict(self) -> dict[str, Any]:
         """Everything but the rows, for JSON."""
         return {
             "scores": {
-                name: {"rate": score.rate, **asdict(score)} for name, score in self.scores.items()
+                name: {"rate": score.rate, "search": self.search_of(name), **asdict(score)}
+                for name, score in self.scores.items()
             },
             "utterances": len(self.rows),
             "failures": self.failures,
@@ -62,13 +68,13 @@ class Evaluation:
     def summary(self) -> str:
         """Scores, speed and failures, a line each."""
         lines = [
-            f"{name}  {100 * score.rate:6.2f} %  ({score.substitutions} substitutions, "
-            f"{score.deletions} deletions, {score.insertions} insertions in "
-            f"{score.reference_length})"
+            f"{name} {100 * score.rate:7.2f} %  {self.search_of(name):6}  "
+            f"({score.substitutions} substitutions, {score.deletions} deletions, "
+            f"{score.insertions} insertions in {score.reference_length})"
             for name, score in self.scores.items()
         ]
         lines.append(
-            f"RTFx {self.rtfx:6.1f}    ({self.audio_seconds:.1f} s of audio in "
+            f"RTFx {self.rtfx:6.1f}            ({self.audio_seconds:.1f} s of audio in "
             f"{self.wall_seconds:.1f} s, {len(self.rows)} utterances)"
         )
         return "\n".join(lines)
@@ -137,7 +143,8 @@ def evaluate(
     ]
     rows.sort(key=lambda row: (-row.score.errors, -row.score.rate, row.id))
     audio_seconds = sum(item.samples for item in done) / sample_rate
-    return Evaluation(scores, tuple(rows), failures, audio_seconds, wall_seconds)
+    search = "greedy" if decoder is None else "beam"
+    return Evaluation(scores, search, tuple(rows), failures, audio_seconds, wall_seconds)
 
 
 @dataclass(frozen=True)

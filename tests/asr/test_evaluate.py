@@ -104,6 +104,7 @@ def test_phoneme_model_with_a_decoder_gives_both(utterances: list[Utterance]) ->
     assert result.scores["PER"].errors == 3
     assert result.scores["WER"].errors == 7
     assert {row.hypothesis for row in result.rows} == {"A"}
+    assert [result.search_of(name) for name in ("PER", "WER")] == ["greedy", "beam"]
 
 
 @pytest.mark.parametrize("batch_seconds", [0.001, 0.09, 100.0])
@@ -174,4 +175,5 @@ def test_summary_and_json_agree(utterances: list[Utterance]) -> None:
     values = result.to_dict()
     assert values["scores"]["WER"]["rate"] == pytest.approx(0.3)
     assert values["utterances"] == 3
-    assert "WER   30.00 %  (1 substitutions, 0 deletions, 2 insertions in 10)" in result.summary()
+    line = "WER   30.00 %  greedy  (1 substitutions, 0 deletions, 2 insertions in 10)"
+    assert result.summary().splitlines()[0] == line

@@ -27,8 +27,9 @@ def segments(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Segment]:
 
     A recording of up to `MAX_SECONDS` stays whole. From a longer one pieces of `MIN_SECONDS` to
     `MAX_SECONDS` are cut off at the place, among multiples of 10 ms, around which half a second
-    is quietest: of lowest mean level in dB, so that a pause counts more than the gap of a
-    plosive. Where the cuts fall does not depend on how the recording came in blocks.
+    is quietest: of lowest mean level in dB, so that a pause counts more than the stop of a
+    plosive, and a short gap more than soft speech. Where the cuts fall does not depend on how the
+    recording came in blocks.
 
     Args:
         blocks: `[n]` float32 each, in order.

@@ -75,6 +75,12 @@ def test_a_pause_counts_more_than_a_deeper_but_short_gap() -> None:
     assert 13.08 < cut < 13.68
 
 
+def test_a_short_gap_counts_more_than_soft_speech() -> None:
+    gap, soft = (0.2, 1e-4), (0.6, 0.03)
+    (cut,) = cuts(speech((8.0, 0.1), soft, (5.0, 0.1), gap, (7.0, 0.1)))
+    assert 13.6 <= cut <= 13.8
+
+
 def test_an_offset_does_not_hide_the_pause() -> None:
     waveform = speech((12.0, 0.01), (0.6, 1e-4), (9.0, 0.01))
     assert cuts(waveform + 0.3) == cuts(waveform)

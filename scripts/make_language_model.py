@@ -6,6 +6,14 @@ history occurs) until the file is small enough. Perplexities of held-out text ar
 
     python scripts/make_language_model.py LEXICON OUT.arpa.gz --text FILE[:COPIES] ...
 
+The packaged model's, in the folder of the speech data, with the manifests in `data`:
+
+    python scripts/make_language_model.py lexicon.txt lm.arpa.gz --max-megabytes 10 \\
+        --text text/books.txt.xz \\
+        --text ljspeech/sentences.csv:5 --exclude ljspeech/utterances.tsv \\
+        --text data/speechocean762_train.jsonl.gz:20 \\
+        --text data/librispeech-mini_train.jsonl.gz:20 --text data/fsdd_train.jsonl.gz:2
+
 A FILE is a manifest (.jsonl.gz), a table with a `transcript` column (.tsv), lines whose last
 field after `|` is a sentence (.csv), or plain sentences a line; .xz and .gz are unpacked.
 """

@@ -7,26 +7,11 @@ comes last, where it cannot reach a valid frame. See "Exact lengths" in kernels/
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.cells import Cell, States, Weights
-
-
-class _Permute(torch.autograd.Function):
-    """Rows of `x` in the order of `index`, which is its own inverse, hence its own gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        return x.flatten(0, 1).index_select(0, index).view(x.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        return _Permute.apply(grads[0], index), None  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -50,8 +35,7 @@ class _Ends:
 def _flipped(x: Tensor, ends: _Ends | None) -> Tensor:
     if ends is None:
         return x.flip(0)
-    flipped: Tensor = _Permute.apply(x, ends.flip)  # type: ignore[no-untyped-call]
-    return flipped
+    return x.flatten(0, 1).index_select(0, ends.flip).view(x.shape)
 
 
 def _with_hold(x: Tensor, ends: _Ends) -> Tensor:

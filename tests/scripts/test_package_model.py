@@ -1,0 +1,54 @@
+import gzip
+from pathlib import Path
+
+import package_model
+import pytest
+import torch
+
+from asr.config import Config, FeatureConfig, ModelConfig
+from asr.lexicon import Lexicon
+from asr.model import AcousticModel
+from asr.model_dir import load_model_dir, save_model_dir
+from asr.tokenizer import PhonemeTokenizer
+
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-2 <unk>\n-0.5 TEA\n\n\\end\\\n"
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    config = Config(
+        name="tiny",
+        features=FeatureConfig(num_mel_bins=8),
+        model=ModelConfig(conv_channels=2, num_layers=1, hidden_size=4),
+    )
+    tokenizer = PhonemeTokenizer(Lexicon([("TEA", ("T", "IY"))]))
+    torch.manual_seed(0)
+    network = AcousticModel(config, len(tokenizer.units))
+    save_model_dir(tmp_path / "model", config, network, tokenizer, "# trained\n")
+    (tmp_path / "lexicon.txt").write_text("SEE\tS IY\nTEA\tT IY\n")
+    with gzip.open(tmp_path / "small.arpa.gz", "wt") as file:
+        file.write(ARPA)
+    return tmp_path
+
+
+def _package(parts: Path) -> Path:
+    out = parts / "packaged"
+    package_model.package(
+        parts / "model", parts / "lexicon.txt", parts / "small.arpa.gz", "# card\n", out
+    )
+    return out
+
+
+def test_the_parts_come_together(parts: Path) -> None:
+    packaged = load_model_dir(_package(parts))
+    assert packaged.config.decode.method == "beam"
+    assert isinstance(packaged.tokenizer, PhonemeTokenizer)
+    assert "SEE" in packaged.tokenizer.lexicon
+    assert (packaged.directory / "README.md").read_text() == "# card\n"
+    assert (packaged.directory / "lm.arpa.gz").is_file()
+
+
+def test_a_file_too_large_for_the_repository(parts: Path, monkeypatch) -> None:
+    monkeypatch.setattr(package_model, "LARGEST", 10)
+    with pytest.raises(package_model.DataError, match="more than 10"):
+        _package(parts)

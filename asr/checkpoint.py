@@ -43,7 +43,6 @@ class TrainingState:
     epoch_units: int = 0
     epoch_seconds: float = 0.0  # wall time of the epoch so far
     history: list[EpochScore] = field(default_factory=list)
-    finished: bool = False
 
 
 def save_checkpoint(

@@ -84,11 +84,17 @@ def _read_tsv(path: Path) -> list[Utterance]:
         for line, row in enumerate(reader, 2):
             if not row["path"] or row["transcript"] is None:
                 raise DataError(f"{path}:{line}: expected a path and a transcript")
+            try:
+                seconds = float(row.get("seconds") or 0.0)
+            except ValueError:
+                raise DataError(
+                    f"{path}:{line}: expected seconds as a number, got {row['seconds']!r}"
+                ) from None
             utterances.append(
                 Utterance(
                     row["path"],
                     str(path.parent / row["path"]),
-                    float(row.get("seconds") or 0.0),
+                    seconds,
                     normalize(row["transcript"]),
                     row.get("speaker") or "",
                 )

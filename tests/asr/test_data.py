@@ -99,7 +99,11 @@ def test_tsv(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("file\ttext\n", "lacks path, transcript"), ("path\ttranscript\n", "no utterance")],
+    [
+        ("file\ttext\n", "lacks path, transcript"),
+        ("path\ttranscript\n", "no utterance"),
+        ("path\ttranscript\tseconds\na.wav\tA\tlong\n", ":2: expected seconds as a number"),
+    ],
 )
 def test_bad_tsv(tmp_path, text, message):
     path = tmp_path / "set.tsv"

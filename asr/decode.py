@@ -133,8 +133,8 @@ class BeamDecoder:
 
     flashlight ends a word at the first frame of its last unit, and lets only the "silence" unit
     follow until the next word begins: where words are not separated by a unit of their own, a
-    last unit that lasts two frames could not be read. Silence is therefore a further column, whose
-    log-probability is that of the frame before's likeliest unit going on.
+    last unit that lasts two frames could not be read. Silence is therefore a further column: the
+    likeliest unit's log-probability where that unit was the likeliest one frame before, too.
 
     Frames of near-certain blank are passed over but for the first of a run, which changes no path
     worth having and makes the search faster by their share.
@@ -224,12 +224,12 @@ def _informative_frames(log_probs: Tensor) -> Tensor:
 
 
 def _with_hold(log_probs: Tensor) -> Tensor:  # [T, V] -> [T, V + 1]
-    """Append the log-probability that the likeliest unit of the frame before, if any, goes on."""
-    best = log_probs[:-1].argmax(-1)
-    hold = torch.full((len(log_probs), 1), _NEVER)
-    going_on = log_probs[1:].gather(1, best[:, None])
-    hold[1:] = going_on.masked_fill((best == BLANK)[:, None], _NEVER)
-    return torch.cat([log_probs, hold], dim=1).contiguous()
+    """Append a column: the likeliest unit where it was that in the frame before, too."""
+    score, best = log_probs.max(-1)
+    goes_on = (best != BLANK) & (best == best.roll(1))
+    goes_on[0] = False
+    hold = score.masked_fill(~goes_on, _NEVER)
+    return torch.cat([log_probs, hold[:, None]], dim=1).contiguous()
 
 
 def build_decoder(

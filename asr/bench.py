@@ -17,9 +17,10 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from asr.audio import SAMPLE_RATE, read_audio
+from asr.audio import SAMPLE_RATE, read_audio, read_blocks
 from asr.errors import AsrError, AudioError
 from asr.metrics import word_error_rate
+from asr.segment import segments
 from asr.transcribe import Recognizer, load_model
 
 _GAP = 0.5  # seconds of near silence between the parts of the long file
@@ -49,8 +50,8 @@ class LongFile:
     seconds: float  # of audio
     rtfx: float  # with the start of the process and the loading of the model
     peak_megabytes: float  # resident, of the process
-    words: int  # of its parts, transcribed one by one
-    differing_words: int  # edits between the long text and that of the parts
+    words: int  # of the pieces that it is cut into, transcribed one by one
+    differing_words: int  # edits between the long text and that of the pieces
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Report:
                 f"shares      {shares}",
                 f"one file    {long.seconds:.0f} s: {long.rtfx:.0f} x real time, "
                 f"{long.peak_megabytes:.0f} MB at most",
-                f"its text    {long.differing_words} of {long.words} words differ from its parts'",
+                f"its text    {long.differing_words} of {long.words} words differ from its pieces'",
                 f"asr --help  {self.help_seconds} s",
             ]
         )
@@ -117,7 +118,7 @@ def bench(
         origin = "recordings" if files else "speech-like sounds made by this command"
         recognizer = load_model(model, device)
         config = recognizer.packaged.config
-        texts = {part: recognizer.transcribe(part).text for part in parts}  # and warms up
+        _consume(recognizer, parts)  # warms up
         return Report(
             machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}",
             model=f"{config.name}, {config.decode.method} search",
@@ -127,7 +128,7 @@ def bench(
                 [total / _timed(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
             ),
             shares=_shares(recognizer, parts),
-            long_file=_long_file(model, texts, folder / "long.flac", long_seconds),
+            long_file=_long_file(recognizer, model, parts, folder / "long.flac", long_seconds),
         )
 
 
@@ -211,16 +212,16 @@ def _wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def _long_file(model: Path | None, texts: dict[Path, str], path: Path, seconds: float) -> LongFile:
+def _long_file(
+    recognizer: Recognizer, model: Path | None, parts: Sequence[Path], path: Path, seconds: float
+) -> LongFile:
     """Transcribe the parts, over and over until `seconds` are full, as one file."""
-    expected = []
     samples = 0
     gap = np.random.default_rng(0).normal(0, 1e-4, int(_GAP * SAMPLE_RATE))
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC") as file:
-        for part, text in itertools.cycle(texts.items()):
+        for part in itertools.cycle(parts):
             waveform = np.concatenate([soundfile.read(part)[0], gap])
             file.write(waveform)
-            expected.append(text)
             samples += len(waveform)
             if samples >= seconds * SAMPLE_RATE:
                 break
@@ -236,7 +237,9 @@ def _long_file(model: Path | None, texts: dict[Path, str], path: Path, seconds: 
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise AsrError(f"bench: `{' '.join(command)}` exited with {process.returncode}")
-    score = word_error_rate([" ".join(expected)], [output.read_text(encoding="utf-8")])
+    pieces = segments(read_blocks(path, recognizer.sample_rate), recognizer.sample_rate)
+    texts = [recognizer.transcribe_waveform(piece.waveform).text for piece in pieces]
+    score = word_error_rate([" ".join(texts)], [output.read_text(encoding="utf-8")])
     bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return LongFile(
         seconds=samples / SAMPLE_RATE,

@@ -45,8 +45,8 @@ def segments(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Segment]:
         held = torch.cat([held, block]) if len(held) else block
         while len(held) > longest:
             cut = _quietest(held[:longest], sample_rate)
-            yield Segment(start, held[:cut])
-            held = held[cut:]
+            piece, held = held[:cut].clone(), held[cut:].clone()  # views would keep it all
+            yield Segment(start, piece)
             start += cut
     if len(held):
         yield Segment(start, held)

@@ -26,10 +26,10 @@ from asr.segment import Segment, segments
 
 _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once
-_POOL_SECONDS = 960.0  # of audio, sorted by length before it is batched: 60 MB
+_POOL_BATCHES = 8  # whose segments are sorted by length: 31 MB on a CPU
 _BATCHES_AHEAD = 4  # batches that may wait for the search
-_CPU_SECONDS = 120.0  # padded audio in a batch
-_GPU_SECONDS = 1200.0
+_CPU_SECONDS = 60.0  # padded audio in a batch
+_GPU_SECONDS = 600.0
 
 _Source = tuple[str, Iterator[Tensor]]  # name, blocks of samples [n]
 
@@ -225,7 +225,7 @@ class Recognizer:
     def _pools(
         self, sources: Iterable[_Source], readers: ThreadPoolExecutor
     ) -> Iterator[list[_Chunk]]:
-        """Chunks worth `_POOL_SECONDS` at a time, less at first: the network should not wait."""
+        """Chunks worth `_POOL_BATCHES` at a time, less at first: the network should not wait."""
         pool: list[_Chunk] = []
         samples = 0
         wanted = self.batch_seconds
@@ -234,7 +234,7 @@ class Recognizer:
             samples += sum(len(segment.waveform) for segment in chunk.segments)
             if samples >= wanted * self.sample_rate:
                 yield pool
-                pool, samples, wanted = [], 0, min(2 * wanted, _POOL_SECONDS)
+                pool, samples, wanted = [], 0, min(2 * wanted, _POOL_BATCHES * self.batch_seconds)
         if pool:
             yield pool
 

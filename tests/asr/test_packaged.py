@@ -1,0 +1,39 @@
+"""The model that comes with the package keeps what README says of it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from asr import Recognizer, load_model
+from asr.model_dir import PACKAGED_MODEL
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Recognizer:
+    return load_model(device="cpu")
+
+
+def test_reads_the_sample(recognizer: Recognizer) -> None:
+    expected = (DOCS / "sample.txt").read_text(encoding="utf-8").strip()
+    assert recognizer.transcribe(DOCS / "sample.flac").text == expected
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-4, 1e-3, 1e-2, 0.1])
+def test_hears_nothing_in_silence_and_noise(recognizer: Recognizer, level: float) -> None:
+    noise = level * torch.randn(160000, generator=torch.Generator().manual_seed(0))
+    assert recognizer.transcribe_waveform(noise).text == ""
+
+
+def test_hears_nothing_in_hum(recognizer: Recognizer) -> None:
+    seconds = torch.arange(160000) / 16000
+    hum = 0.1 * torch.sin(2 * torch.pi * 50 * seconds)
+    assert recognizer.transcribe_waveform(hum).text == ""
+
+
+def test_files_fit_the_repository() -> None:
+    sizes = [path.stat().st_size for path in PACKAGED_MODEL.iterdir()]
+    assert max(sizes) < 13_000_000
+    assert sum(sizes) < 40_000_000

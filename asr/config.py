@@ -24,7 +24,7 @@ class DataConfig(_Table):
 
     train: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()  # for the reader: training never looks at them, `asr evaluate` does
     min_seconds: float = Field(0.1, ge=0)
     max_seconds: float = Field(30.0, gt=0)  # longer utterances are listed and left out
 

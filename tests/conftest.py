@@ -9,6 +9,9 @@ from hypothesis import settings
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # else the workers fight over the cores
 
+# Triton decides at its import whether it interprets. `pytest -m gpu` sets it to 0, see scripts.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shared machine's timing says nothing about a law, and CI must not find new cases by chance.
 settings.register_profile("asr", deadline=None, derandomize=True)
 settings.load_profile("asr")

@@ -2,7 +2,19 @@
 
 from kernels.choice import choose_backend
 from kernels.convert import convert
+from kernels.ctc.align import Alignment, ctc_align
 from kernels.functional import gru, lstm, rnn
 from kernels.modules import GRU, LSTM, RNN
 
-__all__ = ["GRU", "LSTM", "RNN", "choose_backend", "convert", "gru", "lstm", "rnn"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Alignment",
+    "choose_backend",
+    "convert",
+    "ctc_align",
+    "gru",
+    "lstm",
+    "rnn",
+]

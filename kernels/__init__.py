@@ -3,6 +3,9 @@
 from kernels.choice import choose_backend
 from kernels.convert import convert
 from kernels.ctc.align import Alignment, ctc_align
+from kernels.ctc.beam import Hypotheses, ctc_beam_search
+from kernels.ctc.hotwords import Hotwords
+from kernels.ctc.ngram import NGram
 from kernels.functional import gru, lstm, rnn
 from kernels.modules import GRU, LSTM, RNN
 
@@ -11,9 +14,13 @@ __all__ = [
     "LSTM",
     "RNN",
     "Alignment",
+    "Hotwords",
+    "Hypotheses",
+    "NGram",
     "choose_backend",
     "convert",
     "ctc_align",
+    "ctc_beam_search",
     "gru",
     "lstm",
     "rnn",

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class NGram:
 
     def to(self, device: str | torch.device) -> "NGram":
         """The same on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device)
             for name, value in vars(self).items()
             if isinstance(value, Tensor)
@@ -129,7 +130,7 @@ def _read(path: Path, known: Mapping[bytes, int]) -> dict[Words, tuple[float, fl
 
 def _counts(lines: Iterator[list[bytes]]) -> list[int]:
     r"""N-grams of each order, from the header; reads as far as `\1-grams:`."""
-    counts = []
+    counts: list[int] = []
     for fields in lines:
         if fields and fields[0] == b"\\1-grams:":
             if counts:
@@ -147,7 +148,7 @@ def _build(
         _add_prefix(ngrams, ngram[:-1])
     order = max(map(len, ngrams))
     extended = {ngram[:-1] for ngram in ngrams}
-    contexts = {(): 0}
+    contexts: dict[Words, int] = {(): 0}
     for ngram, (_, backoff) in sorted(ngrams.items(), key=lambda item: len(item[0])):
         if ngram in extended or (backoff and len(ngram) < order):
             contexts[ngram] = len(contexts)

@@ -1,0 +1,116 @@
+"""`ctc_beam_search`: the likeliest texts of a batch, with a language model and hotwords."""
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from kernels.choice import choose_backend
+from kernels.ctc import arguments, beam_torch
+
+
+class Scorer(Protocol):
+    """Scores a sequence of units from left to right; `NGram` and `Hotwords` are scorers.
+
+    States are whole numbers, a function of the units so far. Tensors are on the device of the
+    search, of any one shape; no method may wait for the device.
+    """
+
+    @property
+    def start(self) -> int:
+        """State before the first unit."""
+
+    def step(self, states: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+        """States after `units`, int64, and the scores of `units`."""
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Scores of ending here."""
+
+
+class Hypotheses(NamedTuple):
+    """The best texts of each utterance, best first; N of them, at most K and T units long.
+
+    A place for which there was no text has score -inf and length 0.
+    """
+
+    tokens: Tensor  # [B, N, T] int64; blank past the end
+    frames: Tensor  # [B, N, T] int64, frame at which each token begins; 0 past the end
+    lengths: Tensor  # [B, N] int64
+    scores: Tensor  # [B, N] what the search maximised
+    ctc_scores: Tensor  # [B, N] log-probability of the tokens, without the other scores
+
+
+@torch.no_grad()
+def ctc_beam_search(
+    log_probs: Tensor,
+    lengths: Tensor,
+    beam: int = 50,
+    *,
+    blank: int = 0,
+    lm: Scorer | None = None,
+    lm_weight: float = 1.0,
+    token_score: float = 0.0,
+    hotwords: Scorer | None = None,
+    nbest: int = 1,
+    beam_tokens: int | None = None,
+    log_add: bool = True,
+    backend: str | None = None,
+) -> Hypotheses:
+    """Prefix beam search (Hannun et al. 2014) of a whole batch, on its device.
+
+    The score of a text is log p(text | audio) + lm_weight * the language model's score, the end
+    included, + token_score * number of tokens + the hotwords' score. After each frame the `beam`
+    best prefixes are kept. Equal prefixes are one: their identity is a 64-bit hash of their
+    units. Where `beam` and `beam_tokens` leave nothing out, the result is exact.
+
+    Args:
+        log_probs: [T, B, V], natural log-probabilities, any strides. float16 and bfloat16 are
+            computed in float32.
+        lengths: [B] int64, frames of each utterance, 0 to T.
+        beam: prefixes kept after each frame, K.
+        blank: unit that stands for no token.
+        lm: scores units, such as an `NGram` on the device of `log_probs`; NGram's are log10, as
+            those of flashlight's KenLM: the same `lm_weight` does the same.
+        lm_weight: weight of `lm`.
+        token_score: added for each token.
+        hotwords: a further scorer, with weight 1, such as `Hotwords`.
+        nbest: texts wanted for each utterance, N.
+        beam_tokens: units by which a prefix may be extended, the likeliest of each frame; None:
+            all. The last unit of a prefix that is in the beam may always come.
+        log_add: a text's probability is the sum over its paths; False: that of the best path.
+        backend: see `kernels.choose_backend`; here "torch", on any device.
+
+    Returns:
+        Texts with scores and times. Times are of the best path (`log_add=False`), or of one that
+        takes the likelier way in at each step. NaN reaches its own utterance alone.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype, device or value. `lengths` on a GPU is
+            not looked at but clamped: looking would make the host wait.
+    """
+    op = "ctc_beam_search"
+    arguments.check_log_probs(op, log_probs, blank)
+    lengths = arguments.frame_counts(op, "lengths", lengths, log_probs)
+    V = log_probs.shape[2]
+    if beam < 1:
+        raise ValueError(f"{op}: beam must be at least 1, got {beam}")
+    if not 1 <= nbest <= beam:
+        raise ValueError(f"{op}: nbest must be from 1 to beam = {beam}, got {nbest}")
+    if beam_tokens is not None and beam_tokens < 1:
+        raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
+    choose_backend(backend, log_probs.device.type, ("torch",))
+    scorers = [
+        (scorer, weight)
+        for scorer, weight in ((lm, lm_weight), (hotwords, 1.0))
+        if scorer is not None
+    ]
+    search = beam_torch.Search(
+        beam=beam,
+        units=min(beam_tokens or V, V - 1),
+        blank=blank,
+        scorers=[scorer for scorer, _ in scorers],
+        weights=[weight for _, weight in scorers],
+        token_score=token_score,
+        combine=torch.logaddexp if log_add else torch.maximum,
+    )
+    return Hypotheses(*search(arguments.computable(log_probs), lengths, nbest))

@@ -1,0 +1,203 @@
+"""Prefix beam search as tensor operations of fixed shape: a few dozen a frame for the whole batch.
+
+Nothing is read back by the host, so that a GPU's queue stays full. The shapes are those of B
+utterances, K prefixes, C units that may extend a prefix.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from kernels.ctc.beam import Scorer
+
+_NEVER = -torch.inf
+_MIX = 6364136223846793005  # odd: multiplication by it permutes the 64-bit integers
+
+
+class _Beam(NamedTuple):
+    """Prefixes after a frame, each tensor [B, K]; a slot without a prefix has scores of -inf.
+
+    A prefix has two states, numbered 2k and 2k + 1 for prefix k: its paths end in a blank, or in
+    its last unit.
+    """
+
+    at_blank: Tensor  # log-probability of the paths that end in a blank
+    at_label: Tensor  # of those that end in the prefix' last unit
+    last: Tensor  # last unit; the blank for the empty prefix
+    key: Tensor  # hash of the units
+    above: Tensor  # hash of the units without the last one
+    extra: Tensor  # what scorers and token_score gave so far
+    states: tuple[Tensor, ...]  # of each scorer
+
+    def where(self, condition: Tensor, other: "_Beam") -> "_Beam":
+        """This beam where `condition` [B, 1] holds, `other` elsewhere."""
+        *mine, states = self
+        *others, other_states = other
+
+        def choose(one: Tensor, two: Tensor) -> Tensor:
+            return one.where(condition, two)
+
+        return _Beam._make((*map(choose, mine, others), tuple(map(choose, states, other_states))))
+
+
+@dataclass(frozen=True)
+class Search:
+    """What stays the same from frame to frame."""
+
+    beam: int  # K
+    units: int  # C
+    blank: int
+    scorers: "Sequence[Scorer]"
+    weights: Sequence[float]
+    token_score: float
+    combine: Callable[[Tensor, Tensor], Tensor]  # of the probabilities of two sets of paths
+
+    def __call__(
+        self,
+        log_probs: Tensor,  # [T, B, V] float32 or float64
+        lengths: Tensor,  # [B] int64
+        nbest: int,
+    ) -> tuple[Tensor, ...]:
+        """Fields of `Hypotheses`."""
+        T, B, V = log_probs.shape
+        beam = self._empty(log_probs)
+        slots = torch.arange(2 * self.beam, device=lengths.device)
+        as_it_was = slots * V + self.blank
+        ways = lengths.new_empty(T, B, 2 * self.beam)
+        for t in range(T):
+            inside = (t < lengths)[:, None]
+            moved, way = self._step(beam, log_probs[t])
+            beam = moved.where(inside, beam)
+            ways[t] = way.where(inside, as_it_was)
+        ctc_scores = self.combine(beam.at_blank, beam.at_label)
+        scores = ctc_scores + beam.extra
+        for scorer, weight, states in zip(self.scorers, self.weights, beam.states, strict=True):
+            scores = scores + weight * scorer.finish(states)
+        scores, best = scores.topk(nbest)
+        state = _best_state(beam).gather(1, best)
+        tokens, frames, counts = self._trace(ways, state, V, scores == _NEVER)
+        return tokens, frames, counts, scores, ctc_scores.gather(1, best)
+
+    def _empty(self, log_probs: Tensor) -> _Beam:
+        """The empty prefix in the first slot."""
+        at_label = log_probs.new_full((log_probs.shape[1], self.beam), _NEVER)
+        at_blank = at_label.clone()
+        at_blank[:, 0] = 0.0
+        key = torch.zeros_like(at_label, dtype=torch.int64)
+        starts = tuple(torch.full_like(key, scorer.start) for scorer in self.scorers)
+        last = torch.full_like(key, self.blank)
+        return _Beam(at_blank, at_label, last, key, key, torch.zeros_like(at_label), starts)
+
+    def _step(self, beam: _Beam, frame: Tensor) -> tuple[_Beam, Tensor]:  # frame [B, V]
+        """The beam after a frame, and the way into each of its states [B, 2K].
+
+        A way is the state before * V + the unit that the prefix was extended by, or the blank.
+        """
+        K, C, V = self.beam, self.units, frame.shape[1]
+        total = self.combine(beam.at_blank, beam.at_label)
+        best = _best_state(beam)
+        slots = torch.arange(K, device=frame.device).expand_as(best)
+
+        # Prefixes that stay what they are; one whose parent is in the beam is entered from there.
+        parent, has_parent = self._parents(beam, total)
+        heard = frame.gather(1, beam.last)
+        again = beam.last.gather(1, parent) == beam.last
+        entered = beam.at_blank.gather(1, parent).where(again, total.gather(1, parent)) + heard
+        entered = entered.where(has_parent, _NEVER)
+        held = beam.at_label + heard
+        kept_blank = total + frame[:, self.blank, None]
+        kept_label = self.combine(held, entered)
+        kept_way = ((2 * slots + 1) * V + self.blank).where(
+            held >= entered, (2 * parent).where(again, best.gather(1, parent)) * V + beam.last
+        )
+
+        # Prefixes that are new: extended by a unit, and not in the beam yet.
+        without_blank = frame.clone()
+        without_blank[:, self.blank] = _NEVER
+        heard, units = without_blank.topk(C)
+        rank = units.new_full((len(frame), V), C).scatter(
+            1, units, torch.arange(C, device=units.device).expand_as(units)
+        )
+        known = rank.gather(1, beam.last)
+        known = (parent * C + known).where(has_parent & (known < C), K * C)
+        units = units[:, None].expand(-1, K, -1)  # [B, K, C], as all that follows
+        again = units == beam.last[..., None]
+        new = beam.at_blank[..., None].where(again, total[..., None]) + heard[:, None]
+        new = F.pad(new.flatten(1), (0, 1)).scatter(1, known, _NEVER)[:, :-1]
+        new_way = (2 * slots[..., None]).where(again, best[..., None]) * V + units
+        new_extra, new_states = self._extend(beam, units)
+
+        ranked = torch.cat(
+            [self.combine(kept_blank, kept_label) + beam.extra, new + new_extra.flatten(1)], 1
+        )
+        chosen = ranked.topk(K)[1]
+        is_new = chosen >= K
+        origin = ((chosen - K) // C).where(is_new, chosen)
+
+        def pick(kept: Tensor, new: Tensor) -> Tensor:
+            return torch.cat([kept, new.flatten(1)], 1).gather(1, chosen)
+
+        last, key = pick(beam.last, units), beam.key.gather(1, origin)
+        after = _Beam(
+            at_blank=kept_blank.gather(1, origin).masked_fill(is_new, _NEVER),
+            at_label=pick(kept_label, new),
+            last=last,
+            key=_extended(key, last).where(is_new, key),
+            above=key.where(is_new, beam.above.gather(1, origin)),
+            extra=pick(beam.extra, new_extra),
+            states=tuple(map(pick, beam.states, new_states)),
+        )
+        ways = [(best * V + self.blank).gather(1, origin), pick(kept_way, new_way)]
+        return after, torch.stack(ways, -1).flatten(1)
+
+    def _parents(self, beam: _Beam, total: Tensor) -> tuple[Tensor, Tensor]:
+        """Slot of the prefix without its last unit, [B, K] int64, and whether there is one."""
+        alive = total != _NEVER
+        is_child = alive & (beam.last != self.blank)
+        equal = (beam.above[:, :, None] == beam.key[:, None]) & alive[:, None]
+        found, parent = (equal & is_child[..., None]).to(torch.uint8).max(-1)
+        return parent, found.bool()
+
+    def _extend(self, beam: _Beam, units: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Extra score and scorers' states of each prefix with each unit, [B, K, C]."""
+        extra = (beam.extra[..., None] + self.token_score).expand(units.shape)
+        moved = []
+        for scorer, weight, states in zip(self.scorers, self.weights, beam.states, strict=True):
+            after, score = scorer.step(states[..., None].expand(units.shape), units)
+            extra = extra + weight * score
+            moved.append(after)
+        return extra, moved
+
+    def _trace(
+        self, ways: Tensor, state: Tensor, V: int, none: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens and frames [B, N, T] and their numbers [B, N], read from the end."""
+        T = len(ways)
+        spoken = ways.new_empty(*state.shape, T)
+        for t in range(T - 1, -1, -1):
+            way = ways[t].gather(1, state)
+            spoken[..., t] = way % V
+            state = way // V
+        is_token = (spoken != self.blank) & ~none[..., None]
+        # Tokens first, in their order.
+        frames = (~is_token).to(torch.uint8).argsort(dim=-1, stable=True)
+        counts = is_token.sum(-1)
+        inside = torch.arange(T, device=ways.device) < counts[..., None]
+        tokens = spoken.gather(-1, frames).where(inside, self.blank)
+        return tokens, frames.where(inside, 0), counts
+
+
+def _best_state(beam: _Beam) -> Tensor:
+    """The likelier state of each prefix, [B, K]."""
+    slots = torch.arange(beam.last.shape[1], device=beam.last.device)
+    return 2 * slots + (beam.at_label > beam.at_blank)
+
+
+def _extended(key: Tensor, unit: Tensor) -> Tensor:
+    """Hash of a prefix with one more unit; multiplication wraps around."""
+    return (key ^ (key >> 29)) * _MIX + unit + 1

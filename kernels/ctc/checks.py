@@ -1,0 +1,165 @@
+"""The arguments of the CTC losses: every rule about them, and the one form the backends get.
+
+All of these raise ValueError: `ctc_loss: blank must be from 0 to V - 1 = 31, got 32`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("none", "mean", "sum")
+Lengths = Tensor | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What each utterance of a batch says; all tensors on the device of the logits."""
+
+    targets: Tensor  # [B, L] int64; anything past an end
+    lengths: Tensor  # [B] int64; above L only where that is above T, which cannot be aligned
+    frames: Tensor  # [B] int64, valid frames
+    blank: int
+    limit: int  # a length above it is a mistake
+
+
+def labels_of(
+    op: str,
+    scores: Tensor,  # [T, B, anything]: logits, or what they are made from
+    V: int,
+    targets: Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+    blank: int,
+    *,
+    asynchronous: bool,  # values on the device are not looked at: the host would have to wait
+) -> Labels:
+    """Both layouts of targets and any kind of lengths as one `Labels`.
+
+    Raises:
+        ValueError: a wrong shape, dtype or value. Values that are on a GPU are not seen if
+            `asynchronous`; the backend then makes the loss of that utterance NaN.
+    """
+    T, B, _ = scores.shape
+    if scores.numel() == 0 or V == 0:
+        raise ValueError(f"{op}: T, B and V must be at least 1, got {[T, B, V]}")
+    if not 0 <= blank < V:
+        raise ValueError(f"{op}: blank must be from 0 to V - 1 = {V - 1}, got {blank}")
+    frames = _lengths(op, "input_lengths", input_lengths, B)
+    lengths = _lengths(op, "target_lengths", target_lengths, B)
+    _expect_integers(op, "targets", targets)
+    if targets.dim() not in (1, 2) or (targets.dim() == 2 and len(targets) != B):
+        raise ValueError(
+            f"{op}: targets must be [B, L] with B = {B}, or 1-D (all of them in a row), "
+            f"got {list(targets.shape)}"
+        )
+    limit = targets.shape[-1]
+    if not asynchronous or frames.device.type == "cpu":
+        _expect_range(op, "input_lengths", frames, T, "T")
+    lengths_known = not asynchronous or lengths.device.type == "cpu"
+    if lengths_known:
+        _expect_range(op, "target_lengths", lengths, limit, "the labels in targets")
+    device = scores.device
+    if targets.dim() == 1:
+        if lengths_known and (total := int(lengths.sum())) != limit:
+            raise ValueError(
+                f"{op}: 1-D targets must hold sum(target_lengths) = {total} labels, got {limit}"
+            )
+        # Without looking at lengths on a GPU, this is the most that can still be aligned.
+        longest = int(lengths.max()) if lengths_known else min(limit, T)
+        targets, lengths = targets.to(device), lengths.to(device)
+        if not lengths_known:
+            lengths = torch.where(lengths.sum() == limit, lengths, -1)
+        targets = _padded(targets, lengths, longest)
+    targets = targets.to(device, torch.int64)
+    lengths = lengths.to(device)
+    if not asynchronous or targets.device.type == "cpu":
+        _expect_symbols(op, targets, lengths, V, blank)
+    return Labels(targets, lengths, frames.to(device), blank, limit)
+
+
+def check_options(op: str, reduction: str) -> None:
+    """A reduction of torch's."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"{op}: reduction must be one of {list(REDUCTIONS)}, got {reduction!r}")
+
+
+def check_scores(op: str, name: str, scores: Tensor, dims: Sequence[int]) -> None:
+    """Floating point, and of one of these numbers of dimensions."""
+    if not isinstance(scores, Tensor) or not scores.is_floating_point():
+        got = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"{op}: {name} must be a floating-point tensor, got {got}")
+    if scores.dim() not in dims:
+        wanted = " or ".join(f"{d}-D" for d in dims)
+        raise ValueError(f"{op}: {name} must be {wanted}, got {list(scores.shape)}")
+
+
+def check_linear(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """[V, H] and [V] beside hidden [T, B, H], on its device."""
+    check_scores(op, "hidden", hidden, (3,))
+    check_scores(op, "weight", weight, (2,))
+    H = hidden.shape[-1]
+    if weight.shape[1] != H:
+        raise ValueError(f"{op}: weight must be [V, H] = [V, {H}], got {list(weight.shape)}")
+    if bias is not None and list(bias.shape) != [len(weight)]:
+        raise ValueError(f"{op}: bias must be [V] = [{len(weight)}], got {list(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(
+                f"{op}: {name} must be on hidden's device {hidden.device}, got {tensor.device}"
+            )
+        autocast = torch.is_autocast_enabled(hidden.device.type)
+        if tensor is not None and tensor.dtype != hidden.dtype and not autocast:
+            raise ValueError(
+                f"{op}: {name} must have hidden's dtype {hidden.dtype}, got {tensor.dtype}; "
+                "convert one of them, or use torch.autocast"
+            )
+
+
+def _lengths(op: str, name: str, lengths: Lengths, B: int) -> Tensor:
+    if not isinstance(lengths, Tensor):
+        lengths = torch.tensor(lengths)
+        if lengths.numel() == 0:
+            lengths = lengths.long()
+    _expect_integers(op, name, lengths)
+    if lengths.dim() == 0 and B == 1:
+        lengths = lengths.unsqueeze(0)
+    if list(lengths.shape) != [B]:
+        raise ValueError(f"{op}: {name} must be [B] = [{B}], got {list(lengths.shape)}")
+    return lengths.to(torch.int64)
+
+
+def _padded(targets: Tensor, lengths: Tensor, L: int) -> Tensor:
+    """Labels in a row as [B, L], on the device of both."""
+    B = len(lengths)
+    if not targets.numel():
+        return targets.new_empty(B, 0)
+    first = lengths.cumsum(0) - lengths
+    index = first.unsqueeze(1) + torch.arange(L, device=targets.device)  # [B, L]
+    return targets[index.clamp(0, len(targets) - 1)]
+
+
+def _expect_integers(op: str, name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int64, torch.int32):
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise ValueError(f"{op}: {name} must be an int64 or int32 tensor, got {got}")
+
+
+def _expect_range(op: str, name: str, lengths: Tensor, most: int, symbol: str) -> None:
+    for n, length in enumerate(lengths.tolist()):
+        if not 0 <= length <= most:
+            raise ValueError(
+                f"{op}: {name} must be from 0 to {most}, {symbol}, got {name}[{n}] = {length}"
+            )
+
+
+def _expect_symbols(op: str, targets: Tensor, lengths: Tensor, V: int, blank: int) -> None:
+    inside = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)
+    wrong = inside & ((targets < 0) | (targets >= V) | (targets == blank))
+    if wrong.any():
+        b, place = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{op}: targets must be from 0 to V - 1 = {V - 1} and not blank = {blank}, "
+            f"got {int(targets[b, place])} in utterance {b}"
+        )

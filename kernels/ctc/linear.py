@@ -1,0 +1,135 @@
+"""`linear_ctc_loss`: the output layer and the loss in one, without holding all logits."""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.ctc import reference
+from kernels.ctc.checks import Labels, Lengths, check_linear, check_options, labels_of
+from kernels.ctc.loss import Reduction, Steps, backend_for, reduce, steps_of, weights_of
+from kernels.precision import compute_dtype
+
+#: Logits that exist at a time, a multiple of a frame's: 32 MiB in float32.
+CHUNK = 2**23
+
+
+def linear_ctc_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+    blank: int = 0,
+    reduction: Reduction = "mean",
+    zero_infinity: bool = False,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """`ctc_loss(F.linear(hidden, weight, bias), ...)` in far less memory.
+
+    Logits exist for a few frames at a time and are computed again for the backward pass: one
+    product of [T * B, H] by [H, V] more, instead of several tensors of [T, B, V].
+
+    Numerics: logits are those of F.linear, under torch.autocast in its dtype; the rest as
+    `ctc_loss`. Gradients of weight and bias are summed over the chunks in float32 at least.
+
+    Args:
+        hidden: [T, B, H], any strides. NaN past an end reaches the gradient of weight, as in
+            F.linear.
+        weight: [V, H].
+        bias: [V] or None.
+        targets: this and all that follow: see `ctc_loss`.
+
+    Raises:
+        ValueError: as `ctc_loss`, or weight or bias do not fit.
+    """
+    op = "linear_ctc_loss"
+    check_linear(op, hidden, weight, bias)
+    check_options(op, reduction)
+    dtype = compute_dtype(hidden)
+    V = len(weight)
+    name = backend_for(op, backend, hidden)
+    labels = labels_of(
+        op,
+        hidden,
+        V,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        asynchronous=name == "triton",
+    )
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
+    with torch.autocast(hidden.device.type, enabled=False):
+        if name == "reference":
+            losses = reference.losses(F.linear(hidden, weight, bias), labels)
+        else:
+            losses = cast(
+                Tensor, _LinearCtcLoss.apply(hidden, weight, bias, labels, steps_of(name))
+            )
+    return reduce(losses, labels, reduction, zero_infinity)
+
+
+class _LinearCtcLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Labels,
+        steps: Steps,
+    ) -> Tensor:
+        alphabet = steps.alphabet(labels, len(hidden), len(weight))
+        emissions = torch.cat(
+            [
+                steps.emissions(F.linear(chunk, weight, bias), alphabet, first)
+                for first, chunk in _chunks(hidden, weight)
+            ]
+        )
+        losses, residual = steps.occupy(emissions, alphabet, any(ctx.needs_input_grad))
+        if residual is not None:
+            ctx.save_for_backward(hidden, weight, bias, residual, losses)
+            ctx.alphabet, ctx.steps = alphabet, steps
+        return losses
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, residual, losses = ctx.saved_tensors
+        weights = weights_of(gradients, losses)
+        for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
+        sums = torch.promote_types(weight.dtype, torch.float32)
+        d_hidden = torch.empty_like(hidden) if for_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=sums) if for_weight else None
+        d_bias = torch.zeros_like(bias, dtype=sums) if for_bias else None
+        for first, chunk in _chunks(hidden, weight):
+            frames = slice(first, first + len(chunk))
+            d_logits = ctx.steps.gradient(
+                F.linear(chunk, weight, bias), residual[frames], ctx.alphabet, weights, first
+            ).flatten(0, 1)
+            if d_hidden is not None:
+                d_hidden[frames] = (d_logits @ weight).view_as(chunk)
+            if d_weight is not None:
+                d_weight += d_logits.T @ chunk.flatten(0, 1)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0, dtype=sums)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+        )
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, Tensor]]:
+    """Some frames of `hidden` at a time, with the number of the first."""
+    T, B, _ = hidden.shape
+    size = max(1, CHUNK // (B * len(weight)))
+    return [(first, hidden[first : first + size]) for first in range(0, T, size)]

@@ -1,0 +1,164 @@
+"""`ctc_loss`: connectionist temporal classification on raw logits."""
+
+import importlib
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from kernels.choice import choose_backend
+from kernels.ctc import reference
+from kernels.ctc.checks import Labels, Lengths, check_options, check_scores, labels_of
+
+Reduction = Literal["none", "mean", "sum"]
+
+
+class Steps(Protocol):
+    """The three steps of a backend; see the package's docstring."""
+
+    def alphabet(self, labels: Labels, T: int, V: int) -> Any:
+        """The symbols each utterance needs, in the backend's own form."""
+
+    def emissions(self, logits: Tensor, alphabet: Any, first: int = 0) -> Tensor:
+        """[T, B, K] from logits [T, B, V] that begin with frame `first`."""
+
+    def occupy(
+        self, emissions: Tensor, alphabet: Any, with_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses [B] and, for the backward pass, residuals [T, B, K]."""
+
+    def gradient(
+        self, logits: Tensor, residual: Tensor, alphabet: Any, weights: Tensor, first: int = 0
+    ) -> Tensor:
+        """Gradient for logits that begin with frame `first`, of losses weighted by [B]."""
+
+
+def ctc_loss(
+    logits: Tensor,
+    targets: Tensor,
+    input_lengths: Lengths,
+    target_lengths: Lengths,
+    blank: int = 0,
+    reduction: Reduction = "mean",
+    zero_infinity: bool = False,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Negative log-probability, in nats, of targets given logits, over all their alignments.
+
+    `torch.nn.functional.ctc_loss` with the log-softmax inside. Definition: `reference.py`.
+    Source: Graves et al. 2006.
+
+    Numerics: float16 and bfloat16 are computed, and the loss returned, in float32; float64 stays
+    (backends torch and reference). The gradient has the logits' dtype and is that of the
+    softmax. It is deterministic on the CPU and in Triton. A logit of -inf is a symbol that is
+    impossible. NaN, +inf or a frame of only -inf make loss and gradient of their utterance NaN,
+    and of no other.
+
+    Args:
+        logits: [T, B, V], any strides: a batch-first tensor's transpose costs nothing. One
+            utterance: [T, V].
+        targets: [B, L] int64 or int32, past each end anything; or all labels in a row, [sum of
+            lengths]. One utterance: [L]. Labels in a row with lengths on a GPU take the memory
+            of targets as long as T, since the longest cannot be known without waiting.
+        input_lengths: [B], valid frames, 0 to T; past them nothing changes anything, NaN
+            included, and gradients are zero. Tensor (best on the device of `logits`) or integers.
+        target_lengths: [B], labels, 0 to L, likewise.
+        blank: symbol that stands for no label.
+        reduction: "none": [B]; "sum"; "mean": each loss divided by its target length (1 if 0),
+            then averaged.
+        zero_infinity: a loss of inf becomes 0.
+        backend: see `kernels.choose_backend`.
+
+    Returns:
+        The loss. It is inf, with a gradient of zero, where a target cannot be aligned: it needs
+        one frame a label and one more between equal neighbours.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype or value. The triton backend does not
+            look at values that are on a GPU, as the host would have to wait: there a wrong length
+            or label makes the loss of its utterance NaN, with a gradient of zero.
+    """
+    op = "ctc_loss"
+    check_scores(op, "logits", logits, (2, 3))
+    check_options(op, reduction)
+    alone = logits.dim() == 2
+    if alone:
+        logits, targets = logits.unsqueeze(1), targets.reshape(1, -1)
+    name = backend_for(op, backend, logits)
+    asynchronous = name == "triton"
+    V = logits.shape[2]
+    labels = labels_of(
+        op, logits, V, targets, input_lengths, target_lengths, blank, asynchronous=asynchronous
+    )
+    if name == "reference":
+        losses = reference.losses(logits, labels)
+    else:
+        losses = cast(Tensor, _CtcLoss.apply(logits, labels, steps_of(name)))
+    reduced = reduce(losses, labels, reduction, zero_infinity)
+    return reduced.reshape(()) if alone else reduced
+
+
+def backend_for(op: str, requested: str | None, scores: Tensor) -> str:
+    """Name of the backend for logits of this dtype and device."""
+    double, device = scores.dtype == torch.float64, scores.device.type
+    if requested == "triton" and double:
+        raise ValueError(
+            f"{op}: backend 'triton' computes in float32, got torch.float64; use backend='torch'"
+        )
+    there = ["torch", "reference"]
+    if find_spec("triton") and not double:
+        there.append("triton")
+    name = choose_backend(requested, device, there)
+    if name == "triton" and device == "cpu" and not _interpreted():
+        raise ValueError(f"{op}: backend 'triton' needs a GPU, got a CPU tensor; use backend=None")
+    return name
+
+
+def steps_of(backend: str) -> Steps:
+    """The steps of `backend`, imported when first asked for."""
+    return cast(Steps, importlib.import_module(f"kernels.ctc.{backend}_loss"))
+
+
+def reduce(losses: Tensor, labels: Labels, reduction: Reduction, zero_infinity: bool) -> Tensor:
+    """As torch reduces losses [B]."""
+    if zero_infinity:
+        losses = torch.where(losses == torch.inf, 0.0, losses)
+    if reduction == "none":
+        return losses
+    if reduction == "sum":
+        return losses.sum()
+    return (losses / labels.lengths.clamp(min=1)).mean()
+
+
+def weights_of(gradients: Tensor, losses: Tensor) -> Tensor:
+    """What each utterance's gradient is multiplied by: 0 for a loss of inf, NaN for one of NaN."""
+    return torch.where(losses.isnan(), torch.nan, torch.where(losses == torch.inf, 0.0, gradients))
+
+
+def _interpreted() -> bool:
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+class _CtcLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Labels, steps: Steps) -> Tensor:
+        T, _, V = logits.shape
+        alphabet = steps.alphabet(labels, T, V)
+        emissions = steps.emissions(logits, alphabet)
+        losses, residual = steps.occupy(emissions, alphabet, ctx.needs_input_grad[0])
+        if residual is not None:
+            ctx.save_for_backward(logits, residual, losses)
+            ctx.alphabet, ctx.steps = alphabet, steps
+        return losses
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, residual, losses = ctx.saved_tensors
+        weights = weights_of(gradients, losses)
+        return ctx.steps.gradient(logits, residual, ctx.alphabet, weights), None, None

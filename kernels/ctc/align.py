@@ -1,5 +1,7 @@
 """`ctc_align`: which frames say which unit of a known text (Viterbi forced alignment)."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -7,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.choice import choose_backend
-from kernels.ctc import align_torch, arguments
+from kernels.ctc import align_torch
+from kernels.ctc.checks import Labels, check_scores, labels_of
 
 
 class Alignment(NamedTuple):
-    """The likeliest CTC path of each utterance; an utterance without one has score -inf."""
+    """The likeliest CTC path of each utterance; without one the score is -inf, from NaN NaN."""
 
     path: Tensor  # [B, T] int64, unit of each frame; blank past the end and where there is no path
     score: Tensor  # [B] log-probability of the path
@@ -24,8 +27,8 @@ class Alignment(NamedTuple):
 def ctc_align(
     log_probs: Tensor,
     targets: Tensor,
-    input_lengths: Tensor,
-    target_lengths: Tensor,
+    input_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int],
     blank: int = 0,
     *,
     backend: str | None = None,
@@ -38,26 +41,32 @@ def ctc_align(
     Args:
         log_probs: [T, B, V], natural log-probabilities, any strides. float16 and bfloat16 are
             computed in float32. No gradient flows.
-        targets: [B, L] int64, padded with anything, or one after the other, [sum of lengths].
-        input_lengths: [B] int64, frames of each utterance, 0 to T.
-        target_lengths: [B] int64, tokens of each utterance, 0 to L.
+        targets, input_lengths, target_lengths: as for `kernels.ctc_loss`.
         blank: unit that stands for no token.
         backend: see `kernels.choose_backend`; here "torch" or "triton".
 
     Returns:
-        Paths, spans and scores. An utterance with fewer frames than tokens and repeats together
-        has score -inf, an all-blank path, and spans 0 to 0 of score -inf. NaN reaches the scores
-        of its own utterance alone.
+        Paths, spans and scores. Where frames are fewer than tokens and repeats together, the
+        scores are -inf, the path is all blanks, and spans are 0 to 0. NaN in an utterance makes
+        its own scores NaN, with such a path.
 
     Raises:
-        ValueError: an argument has a wrong shape, dtype, device or value. The values of tensors
-            on a GPU are not looked at, as that would wait for it: lengths outside the range count
-            as its nearest end there, and units outside the vocabulary are an undefined result.
+        ValueError: an argument has a wrong shape, dtype or value. Values that are on a GPU are
+            not looked at, as the host would have to wait: there a wrong length or unit makes the
+            scores of its utterance NaN.
     """
-    arguments.check_log_probs("ctc_align", log_probs, blank)
-    input_lengths = arguments.frame_counts("ctc_align", "input_lengths", input_lengths, log_probs)
-    targets, target_lengths = arguments.padded_targets(
-        "ctc_align", targets, target_lengths, log_probs, blank
+    op = "ctc_align"
+    check_scores(op, "log_probs", log_probs, (3,))
+    V = log_probs.shape[2]
+    labels = labels_of(
+        op,
+        log_probs,
+        V,
+        targets,
+        input_lengths,
+        target_lengths,
+        blank,
+        asynchronous=log_probs.device.type != "cpu",
     )
     name = choose_backend(backend, log_probs.device.type, ("triton", "torch"))
     viterbi = align_torch.viterbi
@@ -65,38 +74,43 @@ def ctc_align(
         from kernels.ctc import align_triton
 
         viterbi = align_triton.viterbi
-    states, score = viterbi(
-        arguments.computable(log_probs), targets, input_lengths, target_lengths, blank
-    )
-    targets = F.pad(targets, (0, 1), value=blank)  # the last blank's place
-    return _alignment(log_probs, targets, input_lengths, target_lengths, states, score, blank)
+    labels, wrong = _in_range(labels, len(log_probs), V)
+    wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    states, score = viterbi(wide, labels.targets, labels.frames, labels.lengths, blank)
+    return _alignment(log_probs, labels, states, score.masked_fill(wrong, torch.nan))
+
+
+def _in_range(labels: Labels, T: int, V: int) -> tuple[Labels, Tensor]:
+    """Labels that can be looked up, blank past the ends; and whose were not in range [B]."""
+    targets, L = labels.targets, labels.targets.shape[1]
+    lengths, frames = labels.lengths.clamp(0, L), labels.frames.clamp(0, T)
+    inside = torch.arange(L, device=targets.device) < lengths[:, None]
+    strange = (targets < 0) | (targets >= V) | (targets == labels.blank)
+    wrong = (inside & strange).any(1) | (lengths != labels.lengths) | (frames != labels.frames)
+    targets = targets.where(inside, labels.blank).clamp(0, V - 1)
+    return replace(labels, targets=targets, lengths=lengths, frames=frames), wrong
 
 
 def _alignment(
     log_probs: Tensor,  # [T, B, V]
-    targets: Tensor,  # [B, L + 1]
-    input_lengths: Tensor,
-    target_lengths: Tensor,
+    labels: Labels,
     states: Tensor,  # [B, T] as `align_torch.viterbi` gives them
     score: Tensor,  # [B]
-    blank: int,
 ) -> Alignment:
     """Read units and spans off the states, which never fall from frame to frame."""
-    T, L = len(log_probs), targets.shape[1] - 1
-    possible = (score != -torch.inf)[:, None]
-    inside = (torch.arange(T, device=states.device) < input_lengths[:, None]) & possible
+    T, L = len(log_probs), labels.targets.shape[1]
+    has_path = score.isfinite()[:, None]
+    inside = (torch.arange(T, device=states.device) < labels.frames[:, None]) & has_path
     states = states.where(inside, 2 * L + 1)
-    is_label = inside & (states % 2 == 1)
-    path = targets.gather(1, states // 2).where(is_label, blank)
+    units = F.pad(labels.targets, (0, 1), value=labels.blank)
+    path = units.gather(1, states // 2).where(inside & (states % 2 == 1), labels.blank)
     frame_scores = log_probs.transpose(0, 1).gather(2, path[..., None])[..., 0].double()
     until = F.pad(frame_scores.masked_fill(~inside, 0.0).cumsum(1), (1, 0))
     places = torch.arange(L, device=states.device)
-    exists = (places < target_lengths[:, None]) & possible
+    exists = places < labels.lengths[:, None]
     tokens = (2 * places + 1).expand(len(states), L).contiguous()
-    starts = torch.searchsorted(states, tokens).where(exists, 0)
-    ends = torch.searchsorted(states, tokens, right=True).where(exists, 0)
-    token_scores = (until.gather(1, ends) - until.gather(1, starts)) / (ends - starts).clamp(min=1)
-    token_scores = token_scores.masked_fill(
-        (places < target_lengths[:, None]) & ~possible, -torch.inf
-    )
-    return Alignment(path, score, starts, ends, token_scores.to(score.dtype))
+    starts = torch.searchsorted(states, tokens).where(exists & has_path, 0)
+    ends = torch.searchsorted(states, tokens, right=True).where(exists & has_path, 0)
+    means = (until.gather(1, ends) - until.gather(1, starts)) / (ends - starts).clamp(min=1)
+    means = torch.where(has_path, means.to(score.dtype), score[:, None]).where(exists, 0.0)
+    return Alignment(path, score, starts, ends, means)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kernels.choice import choose_backend
-from kernels.ctc import arguments, beam_torch
+from kernels.ctc import beam_torch
+from kernels.ctc.checks import check_scores
 
 
 class Scorer(Protocol):
@@ -86,18 +87,22 @@ def ctc_beam_search(
 
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or value. `lengths` on a GPU is
-            not looked at but clamped: looking would make the host wait.
+            not looked at, as the host would have to wait; there more than T counts as T.
     """
     op = "ctc_beam_search"
-    arguments.check_log_probs(op, log_probs, blank)
-    lengths = arguments.frame_counts(op, "lengths", lengths, log_probs)
-    V = log_probs.shape[2]
+    check_scores(op, "log_probs", log_probs, (3,))
+    T, B, V = log_probs.shape
+    if T < 1 or B < 1 or V < 2:
+        raise ValueError(f"{op}: T and B must be at least 1, V at least 2, got {[T, B, V]}")
+    if not 0 <= blank < V:
+        raise ValueError(f"{op}: blank must be from 0 to V - 1 = {V - 1}, got {blank}")
     if beam < 1:
         raise ValueError(f"{op}: beam must be at least 1, got {beam}")
     if not 1 <= nbest <= beam:
         raise ValueError(f"{op}: nbest must be from 1 to beam = {beam}, got {nbest}")
     if beam_tokens is not None and beam_tokens < 1:
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
+    _check_lengths(op, lengths, T, B)
     choose_backend(backend, log_probs.device.type, ("torch",))
     scorers = [
         (scorer, weight)
@@ -113,4 +118,15 @@ def ctc_beam_search(
         token_score=token_score,
         combine=torch.logaddexp if log_add else torch.maximum,
     )
-    return Hypotheses(*search(arguments.computable(log_probs), lengths, nbest))
+    wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
+    return Hypotheses(*search(wide, lengths.to(log_probs.device), nbest))
+
+
+def _check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
+    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
+        got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
+        raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
+    if list(lengths.shape) != [B]:
+        raise ValueError(f"{op}: lengths must be [B] = [{B}], got {list(lengths.shape)}")
+    if lengths.device.type == "cpu" and not ((lengths >= 0) & (lengths <= T)).all():
+        raise ValueError(f"{op}: lengths must be from 0 to T = {T}, got {lengths.tolist()}")

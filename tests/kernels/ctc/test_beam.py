@@ -93,7 +93,7 @@ def _all_texts(log_probs: Tensor, blank: int, log_add: bool) -> dict[tuple[int, 
 @settings(max_examples=40)
 @given(
     seed=seeds,
-    T=st.integers(0, 5),
+    T=st.integers(1, 5),
     blank=st.integers(0, 2),
     log_add=st.booleans(),
     scored=st.booleans(),
@@ -131,7 +131,7 @@ def test_a_wide_beam_finds_the_best_texts(
 
 
 @settings(max_examples=30)
-@given(lengths=st.lists(st.integers(0, 12), min_size=2, max_size=5), seed=seeds)
+@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=5), seed=seeds)
 def test_a_batch_is_its_utterances(lengths: list[int], seed: int, arpa: Path) -> None:
     log_probs = _log_probs(seed, max(lengths), len(lengths), 4)
     lm = NGram.from_arpa(arpa, UNITS)
@@ -142,6 +142,12 @@ def test_a_batch_is_its_utterances(lengths: list[int], seed: int, arpa: Path) ->
         assert alone.frames[0].tolist() == together.frames[b, :, :T].tolist()
         torch.testing.assert_close(alone.scores[0], together.scores[b])
         assert (together.tokens[b, :, T:] == 0).all()
+
+
+def test_an_utterance_without_frames_is_empty() -> None:
+    result = ctc_beam_search(_log_probs(0, 3, 2, 4), torch.tensor([0, 3]), 4, nbest=2)
+    assert result.scores[0].tolist() == [0.0, -math.inf]
+    assert result.lengths[0].tolist() == [0, 0]
 
 
 @settings(max_examples=30)
@@ -224,8 +230,11 @@ def test_other_dtypes_strides_and_padding() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"log_probs": torch.zeros(3, 4)}, r"log_probs must be \[T, B, V\]"),
-        ({"lengths": torch.tensor([4])}, "lengths must be from 0 to 3, got 4"),
+        ({"log_probs": torch.zeros(3, 4)}, "log_probs must be 3-D"),
+        ({"log_probs": torch.zeros(0, 1, 4)}, r"T and B must be at least 1.* got \[0, 1, 4\]"),
+        ({"lengths": torch.tensor([3, 3])}, r"lengths must be \[B\] = \[1\]"),
+        ({"lengths": torch.tensor([3.0])}, "lengths must be an int64 tensor"),
+        ({"lengths": torch.tensor([4])}, "lengths must be from 0 to T = 3, got"),
         ({"blank": 7}, "blank must be from 0 to V - 1 = 3, got 7"),
         ({"beam": 0}, "beam must be at least 1, got 0"),
         ({"nbest": 9}, "nbest must be from 1 to beam = 5, got 9"),

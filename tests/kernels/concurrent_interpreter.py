@@ -25,6 +25,7 @@ from unittest import mock
 import numpy as np
 import torch
 from triton.runtime import interpreter
+from triton.runtime.interpreter import GridExecutor, TensorHandle
 
 Result = TypeVar("Result")
 
@@ -59,7 +60,7 @@ def run_concurrently(
     """
     seeds = itertools.count()
 
-    def run_grid(executor: interpreter.GridExecutor, *args: Any, **kwargs: Any) -> None:
+    def run_grid(executor: GridExecutor, *args: Any, **kwargs: Any) -> None:
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.Tensor):
                 value.untyped_storage().share_memory_()
@@ -68,15 +69,13 @@ def run_concurrently(
         def run_program(program: tuple[int, int, int]) -> None:
             rng = None if delays is None else random.Random(f"{delays} {number} {program}")
             _become(program, grid, rng)
-            run_alone(
-                interpreter.GridExecutor(executor.fn, executor.arg_names, (1,)), *args, **kwargs
-            )
+            run_alone(GridExecutor(executor.fn, executor.arg_names, (1,)), *args, **kwargs)
 
         grid = _size(executor, args, kwargs)
         _run_all(run_program, [tuple(p) for p in np.ndindex(*grid)], timeout)
 
-    run_alone = interpreter.GridExecutor.__call__
-    with mock.patch.object(interpreter.GridExecutor, "__call__", run_grid):
+    run_alone = GridExecutor.__call__
+    with mock.patch.object(GridExecutor, "__call__", run_grid):
         return launch()
 
 
@@ -146,38 +145,34 @@ def _become(
     builder.set_grid_idx = builder.set_grid_dim = lambda *_: None
     load, store = builder.create_masked_load, builder.create_masked_store
 
-    def pause() -> None:
-        if rng and rng.random() < DELAYED:
+    def pause(share: float) -> None:
+        if rng and rng.random() < share:
             time.sleep(DELAY_SECONDS * rng.random())
 
     def masked_load(ptrs, mask, other, cache, eviction, is_volatile):  # type: ignore[no-untyped-def]
         if is_volatile:
             time.sleep(POLL_SECONDS)
-        pause()
+        pause(DELAYED)
         return load(ptrs, mask, other, cache, eviction, is_volatile)
 
     def masked_store(ptrs, value, mask, cache, eviction):  # type: ignore[no-untyped-def]
-        pause()
-        if rng is None:
-            return store(ptrs, value, mask, cache, eviction)
-        draws = np.random.default_rng(rng.getrandbits(32)).random(mask.data.shape)
-        for part in (draws < 0.5, draws >= 0.5):
-            store(
-                ptrs, value, interpreter.TensorHandle(mask.data & part, mask.dtype), cache, eviction
-            )
-            pause()
-        return None
+        pause(DELAYED)
+        first = np.ones_like(mask.data)
+        if rng:
+            first = np.random.default_rng(rng.getrandbits(32)).random(mask.data.shape) < 0.5
+        store(ptrs, value, TensorHandle(mask.data & first, mask.dtype), cache, eviction)
+        pause(1.0)
+        store(ptrs, value, TensorHandle(mask.data & ~first, mask.dtype), cache, eviction)
+
+    def delayed(access: Callable[..., Any]) -> Callable[..., Any]:
+        def atomic(*args: Any) -> Any:
+            time.sleep(POLL_SECONDS)
+            pause(DELAYED)
+            return access(*args)
+
+        return atomic
 
     builder.create_masked_load = masked_load
     builder.create_masked_store = masked_store
-    for name in ("create_atomic_rmw", "create_atomic_cas"):
-        setattr(builder, name, _after(pause, getattr(builder, name)))
-
-
-def _after(pause: Callable[[], None], access: Callable[..., Any]) -> Callable[..., Any]:
-    def delayed(*args: Any) -> Any:
-        time.sleep(POLL_SECONDS)
-        pause()
-        return access(*args)
-
-    return delayed
+    builder.create_atomic_rmw = delayed(builder.create_atomic_rmw)
+    builder.create_atomic_cas = delayed(builder.create_atomic_cas)

@@ -13,20 +13,21 @@ EMPTY = -1
 @triton.jit
 def gather_kernel(
     y,  # [GROUPS, STEPS + 1, H] int32, EMPTY but for the first row
+    needed,  # [H] int32: 1 for the elements of a row to wait for
     STEPS,
     SLICE: tl.constexpr,
     BLOCK: tl.constexpr,  # H
-    WAIT_FOR: tl.constexpr,  # this many elements of a row
     MUTE: tl.constexpr,  # the program that stores nothing
 ):
     """Each element of a row is 3 * its place + the sum of the row before, programs own slices."""
     place = tl.arange(0, BLOCK)
     mine = tl.program_id(0) * SLICE + tl.arange(0, SLICE)
+    wanted = tl.load(needed + place) != 0
     row = y + tl.program_id(1) * (STEPS + 1) * BLOCK
     for _ in range(STEPS):
         before = tl.load(row + place, volatile=True)
         polls = 0
-        while (tl.max((before == -1) & (place < WAIT_FOR), axis=0) != 0) & (polls < 1000000):
+        while (tl.max((before == -1) & wanted, axis=0) != 0) & (polls < 1000000):
             before = tl.load(row + place, volatile=True)
             polls += 1
         row += BLOCK
@@ -47,19 +48,18 @@ def failing_kernel(x):
 
 
 def gather(
-    wait_for: int = PROGRAMS * SLICE,
+    wait_every: int = 1,
     mute: int = -1,
     delays: int | None = None,
     timeout: float = 30.0,
 ) -> torch.Tensor:
     y = torch.full((GROUPS, STEPS + 1, PROGRAMS * SLICE), EMPTY, dtype=torch.int32)
     y[:, 0] = torch.tensor([[1], [2]])
+    needed = ((torch.arange(PROGRAMS * SLICE) + 1) % wait_every == 0).int()
     grid = (PROGRAMS, GROUPS)
 
     def launch() -> None:
-        gather_kernel[grid](
-            y, STEPS, SLICE=SLICE, BLOCK=PROGRAMS * SLICE, WAIT_FOR=wait_for, MUTE=mute
-        )
+        gather_kernel[grid](y, needed, STEPS, SLICE=SLICE, BLOCK=PROGRAMS * SLICE, MUTE=mute)
 
     run_concurrently(launch, delays=delays, timeout=timeout)
     return y
@@ -79,11 +79,11 @@ def test_programs_that_wait_for_each_other(delays: int | None) -> None:
 
 @pytest.mark.parametrize("delays", [None, 0, 1])
 def test_a_missing_wait_is_seen(delays: int | None) -> None:
-    assert not torch.equal(gather(wait_for=0, delays=delays), expected())
+    assert not torch.equal(gather(wait_every=PROGRAMS * SLICE + 1, delays=delays), expected())
 
 
-def test_delays_tear_tiles_so_that_one_flag_for_all_is_not_enough() -> None:
-    results = [gather(wait_for=PROGRAMS * SLICE - 1, delays=seed) for seed in range(3)]
+def test_delays_tear_stores_so_that_one_flag_a_slice_is_not_enough() -> None:
+    results = [gather(wait_every=SLICE, delays=seed) for seed in range(2)]
     assert not all(torch.equal(result, expected()) for result in results)
 
 

@@ -68,6 +68,13 @@ class Format(StrEnum):
     json = "json"
 
 
+class AlignFormat(StrEnum):
+    """How alignments are printed."""
+
+    json = "json"
+    textgrid = "textgrid"
+
+
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
 ]
@@ -212,6 +219,36 @@ def transcribe(
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def align(
+    audio: Annotated[str, typer.Argument(help="Recording.")],
+    text: Annotated[str, typer.Argument(help="What is said in it: words, or a file NAME.txt.")],
+    model: Model = None,
+    output: Annotated[
+        AlignFormat, typer.Option("--format", help="textgrid: for Praat, ELAN and their like.")
+    ] = AlignFormat.json,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw what the network heard, and the text's path, as PNG.")
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Print when the words and phones of a known text are said."""
+    from asr.align import align, read_text
+    from asr.model_dir import load_model_dir
+
+    words = read_text(text)
+    packaged = load_model_dir(model, _device(device))
+    aligned = align(packaged, audio, words)
+    if picture is not None:
+        from asr.picture import draw
+
+        draw(aligned, packaged.tokenizer.units, picture)
+    if output is AlignFormat.json:
+        typer.echo(json.dumps(aligned.to_dict(), ensure_ascii=False))
+    else:
+        typer.echo(aligned.to_textgrid(), nl=False)
 
 
 @app.command("tune-lm")

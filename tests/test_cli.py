@@ -51,7 +51,16 @@ def manifest(folder: Path, *recordings: Path) -> Path:
 def test_help_lists_the_commands() -> None:
     result = asr("--help")
     assert result.exit_code == 0
-    for command in ("prepare", "train", "evaluate", "transcribe", "tune-lm", "info", "bench"):
+    for command in (
+        "prepare",
+        "train",
+        "evaluate",
+        "transcribe",
+        "align",
+        "tune-lm",
+        "info",
+        "bench",
+    ):
         assert command in result.stdout
 
 

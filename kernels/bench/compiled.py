@@ -33,12 +33,8 @@ TARGETS = {
 #: Bytes that one program may have: the architectures' limits.
 SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 
-#: Modules whose `specimens()` gives the specimens of the package.
-SOURCES = (
-    "kernels.backends.triton.specimens",
-    "kernels.ctc.align_triton",
-    "kernels.ctc.triton_loss",
-)
+#: Modules of which `specimens()` gives what they hold; each kernel's folder has one.
+SOURCES = ("kernels.backends.triton.specimens", "kernels.ctc.specimens")
 
 
 @dataclass(frozen=True)
@@ -187,7 +183,7 @@ def _row(specimen: Specimen, target: str) -> dict[str, Any]:
         found = resources(specimen, target)
     except Exception as error:  # the compiler's failures have no common class
         print(_line(specimen.name, target, "does not compile"), flush=True)
-        return row | {"faults": [f"does not compile: {str(error).splitlines()[0]}"]}
+        return row | {"faults": [f"does not compile: {str(error).splitlines()[-1]}"]}
     loop = found.loop
     unknown = "none" if found.disassembled else "unread"
     print(

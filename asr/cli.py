@@ -1,10 +1,11 @@
 """The command line. Commands import what they need when they run, so that help is instant."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -202,12 +203,24 @@ def transcribe(
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     beam_size: BeamSize = None,
+    lm: Annotated[
+        Path | None, typer.Option(help="ARPA file of words, in place of the model's own.")
+    ] = None,
+    hotwords: Annotated[
+        Path | None, typer.Option(help="File of words that are expected, such as names.")
+    ] = None,
+    hotword_score: Annotated[
+        float, typer.Option(help="Added to the log10-probability of each hotword.")
+    ] = 4.0,
 ) -> None:
     """Print what is said in recordings.
 
     WAV, FLAC, MP3, Ogg, m4a, mp4, webm and more; any rate, any length.
     """
-    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size)
+    from asr.hotwords import read_hotwords
+
+    expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), hotword_score)
+    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size, lm, expected)
     failed = False
     for result in recognizer.transcribe_many(files):
         if isinstance(result, AudioError):
@@ -334,6 +347,8 @@ def _recognizer(
     lm_weight: float | None,
     word_score: float | None,
     beam_size: int | None,
+    language_model: Path | None = None,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> "Recognizer":
     """The model with what the flags say instead of its own settings."""
     from asr.transcribe import load_model
@@ -345,6 +360,8 @@ def _recognizer(
         lm_weight=lm_weight,
         word_score=word_score,
         beam_size=beam_size,
+        language_model=language_model,
+        hotwords=hotwords,
     )
 
 

@@ -7,9 +7,10 @@ to a last unit that is held for several frames (see `BeamDecoder`).
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -239,6 +240,7 @@ def build_decoder(
     *,
     lexicon: Path | None = None,
     language_model: Path | None = None,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> Decoder:
     """The decoder that `config` asks for.
 
@@ -248,6 +250,7 @@ def build_decoder(
         directory: model directory with `lm.arpa.gz` or `lm.arpa`, read for beam search.
         lexicon: a lexicon to use in place of a phoneme tokenizer's own.
         language_model: an ARPA model to use in place of the directory's.
+        hotwords: normalised words and their bonuses, see `load_word_graph`.
 
     Raises:
         DataError: beam search, and the lexicon or the language model is missing or unreadable.
@@ -258,5 +261,6 @@ def build_decoder(
         tokenizer,
         language_model or find_language_model(directory),
         Lexicon.read(lexicon) if lexicon else None,
+        hotwords,
     )
     return BeamDecoder(config, graph)

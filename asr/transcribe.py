@@ -6,11 +6,12 @@ words. Memory is bounded: by the segments of two pools, not by the number or len
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +21,10 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.audio import read_blocks
 from asr.config import parse_config
 from asr.decode import Decoder, Hypothesis, build_decoder
-from asr.errors import AudioError
+from asr.errors import AudioError, ConfigError
 from asr.model_dir import Packaged, load_model_dir
 from asr.segment import Segment, segments
+from asr.text import normalize
 
 _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once
@@ -114,6 +116,8 @@ def load_model(
     lm_weight: float | None = None,
     word_score: float | None = None,
     beam_size: int | None = None,
+    language_model: Path | None = None,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> "Recognizer":
     """Load a model for transcription.
 
@@ -124,16 +128,25 @@ def load_model(
         lm_weight: weight of the language model.
         word_score: added for each word of a hypothesis.
         beam_size: hypotheses kept after each frame.
+        language_model: an ARPA file in place of the model's own; it and `hotwords` need, and
+            imply, beam search.
+        hotwords: words that are expected, and what is added to the log10-probability that the
+            language model gives them; 4 is a good start.
 
     Raises:
         ModelError: no such model, or one that is incomplete.
-        ConfigError: a bad value.
+        ConfigError: a bad value, or `method` "greedy" with `language_model` or `hotwords`.
         DataError: the lexicon or the language model is missing or wrong.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     packaged = load_model_dir(None if model is None else Path(model), device)
+    searched = language_model is not None or bool(hotwords)
+    if searched and method == "greedy":
+        raise ConfigError(
+            "expected method 'beam' with a language model or hotwords, got 'greedy'; leave it out"
+        )
     changes = {
-        "method": method,
+        "method": "beam" if searched else method,
         "lm_weight": lm_weight,
         "word_score": word_score,
         "beam_size": beam_size,
@@ -141,7 +154,15 @@ def load_model(
     decode = packaged.config.decode.model_dump()
     decode |= {name: value for name, value in changes.items() if value is not None}
     config = parse_config(packaged.config.model_dump() | {"decode": decode}, "load_model")
-    decoder = build_decoder(config.decode, packaged.tokenizer, packaged.directory)
+    decoder = build_decoder(
+        config.decode,
+        packaged.tokenizer,
+        packaged.directory,
+        language_model=language_model,
+        hotwords={
+            word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()
+        },
+    )
     return Recognizer(packaged, decoder)
 
 

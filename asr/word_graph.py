@@ -4,16 +4,18 @@ import gzip
 import os
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
-from flashlight.lib.text.decoder import SmearingMode, Trie
+from flashlight.lib.text.decoder import LM, SmearingMode, Trie
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 
 from asr.errors import DataError
+from asr.hotwords import BoostedModel
 from asr.lexicon import Lexicon
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 
@@ -29,13 +31,16 @@ class WordGraph:
 
     words: tuple[str, ...]  # label -> word, likeliest first
     trie: Trie
-    language_model: KenLM
+    language_model: LM
     num_units: int  # V
     separator: int | None  # unit that every spelling begins with, if units are characters
 
 
 def load_word_graph(
-    tokenizer: Tokenizer, language_model: Path, lexicon: Lexicon | None = None
+    tokenizer: Tokenizer,
+    language_model: Path,
+    lexicon: Lexicon | None = None,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> WordGraph:
     """Words of the language model, spelled by the tokenizer or, for phonemes, by a lexicon.
 
@@ -46,6 +51,9 @@ def load_word_graph(
         tokenizer: the model's.
         language_model: n-gram model in ARPA format, gzipped or not.
         lexicon: phoneme units only; None for the tokenizer's own.
+        hotwords: normalised words and what is added to their log10-probabilities. Those that the
+            language model lacks are scored as its unknown word, those that the lexicon lacks
+            are spelled by rule.
 
     Raises:
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
@@ -59,12 +67,16 @@ def load_word_graph(
     homophones: Counter[Spelling] = Counter()
     num_units = len(tokenizer.units)
     trie = Trie(num_units, 0)
+    rarest = min(unigrams.values())
+    promises = unigrams | {
+        word: unigrams.get(word, rarest) + bonus for word, bonus in hotwords.items()
+    }
     # Likeliest first: of more homophones than the tree holds, these are wanted.
-    for word in sorted(unigrams, key=unigrams.__getitem__, reverse=True):
-        for spelling in spellings(word):
+    for word in sorted(promises, key=promises.__getitem__, reverse=True):
+        for spelling in spellings(word) or _by_rule(tokenizer, word, hotwords):
             if homophones[spelling] < _HOMOPHONES:
                 homophones[spelling] += 1
-                trie.insert(spelling, labels.setdefault(word, len(labels)), unigrams[word])
+                trie.insert(spelling, labels.setdefault(word, len(labels)), promises[word])
     if not labels:
         raise DataError(
             f"{language_model}: expected words of the lexicon, got none of them; make the "
@@ -72,7 +84,10 @@ def load_word_graph(
         )
     trie.smear(SmearingMode.MAX)
     words = tuple(labels)
-    return WordGraph(words, trie, load_kenlm(language_model, words), num_units, separator)
+    model: LM = load_kenlm(language_model, words)
+    if hotwords:
+        model = BoostedModel(model, {labels[word]: bonus for word, bonus in hotwords.items()})
+    return WordGraph(words, trie, model, num_units, separator)
 
 
 def find_language_model(directory: Path) -> Path:
@@ -132,6 +147,11 @@ def _speller(
         return [tuple(units[phone] for phone in phones) for phones in pronunciations[word]]
 
     return spell
+
+
+def _by_rule(tokenizer: Tokenizer, word: str, hotwords: Mapping[str, float]) -> list[Spelling]:
+    """Spelling of a hotword that is not in the lexicon; of another word none."""
+    return [tuple(tokenizer.encode(word))] if word in hotwords else []
 
 
 def load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:

@@ -1,0 +1,58 @@
+"""Words that are expected: found though the language model is against them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flashlight.lib.text.decoder import LM
+
+from asr.errors import DataError
+from asr.text import normalize
+
+
+def read_hotwords(path: Path) -> tuple[str, ...]:
+    """Words of a text file, normalised, in the order in which they first come.
+
+    Raises:
+        DataError: the file is missing or holds no words.
+    """
+    try:
+        words = normalize(path.read_text(encoding="utf-8")).split()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file of hotwords; give one with a word a line") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected words in UTF-8, got {error.reason}") from None
+    if not words:
+        raise DataError(f"{path}: expected hotwords, a word a line, got none")
+    return tuple(dict.fromkeys(words))
+
+
+class BoostedModel(LM):  # type: ignore[misc]
+    """A language model of flashlight's with a bonus for some of its words.
+
+    Each call goes through Python. There is one at each word's end that a search looks at, so that
+    it takes about three times as long.
+
+    Args:
+        model: scores words by label.
+        bonuses: label -> what is added to the log10-probability of the word.
+    """
+
+    def __init__(self, model: LM, bonuses: Mapping[int, float]) -> None:
+        super().__init__()
+        self._model = model
+        self._bonuses = dict(bonuses)
+
+    def start(self, start_with_nothing: bool) -> Any:
+        """State of an utterance's beginning."""
+        return self._model.start(start_with_nothing)
+
+    def score(self, state: Any, label: int) -> tuple[Any, float]:
+        """State after a word, and the word's log10-probability with its bonus."""
+        after, score = self._model.score(state, label)
+        return after, score + self._bonuses.get(label, 0.0)
+
+    def finish(self, state: Any) -> tuple[Any, float]:
+        """State and log10-probability of an utterance's end."""
+        after, score = self._model.finish(state)
+        return after, score

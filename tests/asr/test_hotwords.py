@@ -1,0 +1,138 @@
+"""Hotwords and a language model of one's own: what is expected is found where it was said."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner, Result
+
+from asr.cli import app
+from asr.config import DecodeConfig
+from asr.decode import build_decoder
+from asr.errors import ConfigError, DataError
+from asr.hotwords import read_hotwords
+from asr.lexicon import Lexicon
+from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
+from asr.transcribe import load_model
+from asr.word_graph import load_word_graph
+
+torch.set_num_threads(1)
+
+SAMPLE = Path(__file__).parents[2] / "docs" / "sample.flac"
+ARPA = """\\data\\
+ngram 1=6
+ngram 2=1
+
+\\1-grams:
+-99\t<s>
+-1.0\t</s>
+-3.0\t<unk>
+-0.8\tSEA
+-1.5\tSEE
+-2.0\tTOE
+
+\\2-grams:
+-2.0\t<s> TOE
+
+\\end\\
+"""
+PHONEMES = PhonemeTokenizer(
+    Lexicon([("SEA", ["S", "IY"]), ("SEE", ["S", "IY"]), ("TOE", ["T", "OW"])])
+)
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> Path:
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA)
+    return path
+
+
+def _emissions(tokenizer: Tokenizer, text: str) -> Tensor:
+    units = [index for unit in tokenizer.encode(text) for index in (unit, 0)]
+    probabilities = torch.full((1, len(units), len(tokenizer.units)), 0.1 / len(tokenizer.units))
+    probabilities[0, torch.arange(len(units)), torch.tensor(units)] = 0.9
+    return probabilities.log()
+
+
+def _decode(
+    tokenizer: Tokenizer, lm: Path, said: str, hotwords: dict[str, float]
+) -> tuple[tuple[str, ...], float]:
+    config = DecodeConfig(method="beam", lm_weight=1.0)
+    decoder = build_decoder(config, tokenizer, lm.parent, hotwords=hotwords)
+    log_probs = _emissions(tokenizer, said)
+    (found,) = decoder(log_probs, torch.tensor([log_probs.shape[1]]))
+    return found.words, found.score
+
+
+@pytest.mark.parametrize("tokenizer", [PHONEMES, CharacterTokenizer()], ids=["phone", "character"])
+def test_the_bonus_is_what_is_added(tokenizer: Tokenizer, lm: Path) -> None:
+    words, score = _decode(tokenizer, lm, "TOE SEE", {})
+    boosted_words, boosted = _decode(tokenizer, lm, "TOE SEE", {"SEE": 1.5, "SEA": 0.1})
+    assert words == (("TOE", "SEE") if tokenizer is not PHONEMES else ("TOE", "SEA"))
+    assert boosted_words == ("TOE", "SEE")
+    assert boosted - score == pytest.approx(1.5 - (0.7 if tokenizer is PHONEMES else 0), abs=1e-4)
+
+
+def test_a_word_that_the_language_model_lacks_is_found(lm: Path) -> None:
+    assert _decode(PHONEMES, lm, "TEA TOE", {})[0] != ("TEA", "TOE")
+    assert _decode(PHONEMES, lm, "TEA TOE", {"TEA": 2.0})[0] == ("TEA", "TOE")
+    assert _decode(CharacterTokenizer(), lm, "TEA TOE", {"TEA": 2.0})[0] == ("TEA", "TOE")
+
+
+def test_a_word_that_was_not_said_is_not_found(lm: Path) -> None:
+    assert _decode(PHONEMES, lm, "TOE SEA", {"ZEBRA": 4.0})[0] == ("TOE", "SEA")
+
+
+def test_a_graph_without_hotwords_has_no_detour_through_python(lm: Path) -> None:
+    assert type(load_word_graph(PHONEMES, lm).language_model).__name__ == "KenLM"
+
+
+def test_a_file_holds_words(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("Zebra-fish\nson\nSON\n")
+    assert read_hotwords(path) == ("ZEBRA", "FISH", "SON")
+    path.write_text("\n - \n")
+    with pytest.raises(DataError, match=r"words\.txt: expected hotwords"):
+        read_hotwords(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"words\.txt: expected words in UTF-8"):
+        read_hotwords(path)
+
+
+def test_greedy_decoding_has_no_hotwords() -> None:
+    with pytest.raises(ConfigError, match="got 'greedy'"):
+        load_model(device="cpu", method="greedy", hotwords={"SON": 4.0})
+
+
+def _asr(*arguments: object) -> Result:
+    command = ["transcribe", str(SAMPLE), "--device", "cpu", *map(str, arguments)]
+    return CliRunner().invoke(app, command, prog_name="asr")
+
+
+def test_the_command_line_takes_hotwords(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("son\n")
+    assert "MORNING SUN" in _asr().stdout
+    assert "MORNING SON" in _asr("--hotwords", path).stdout
+    assert "MORNING SUN" in _asr("--hotwords", path, "--hotword-score", 0.5).stdout
+    missing = _asr("--hotwords", tmp_path / "absent.txt")
+    assert missing.exit_code == 1
+    assert "absent.txt: no such file of hotwords" in missing.stderr
+
+
+def test_the_command_line_takes_a_language_model(tmp_path: Path) -> None:
+    path = tmp_path / "lm.arpa"
+    words = ["STORY", "TREE", "OLD"]
+    grams = ["-99\t<s>", "-1\t</s>", "-9\t<unk>", *(f"-0.5\t{word}" for word in words)]
+    path.write_text(
+        f"\\data\\\nngram 1={len(grams)}\nngram 2=1\n\n\\1-grams:\n"
+        + "\n".join(grams)
+        + "\n\n\\2-grams:\n-0.3\tOLD TREE\n\n\\end\\\n"
+    )
+    result = _asr("--lm", path)
+    assert result.exit_code == 0
+    assert set(result.stdout.split()) <= set(words)
+    assert {"OLD", "TREE", "STORY"} <= set(result.stdout.split())
+    assert "no such language model" in _asr("--lm", tmp_path / "absent.arpa").stderr

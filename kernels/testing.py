@@ -1,12 +1,38 @@
 """What tests and benchmarks compare: all results of a module, with tolerances that are derived."""
 
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 Results = dict[str, Tensor]
+
+#: (module, x, hx) -> y and final states
+Way = Callable[[nn.Module, Tensor, Any], tuple[Tensor, Any]]
+
+#: Distance from 1 to the next number of NVIDIA's 10 bits of mantissa.
+TF32_EPS = 2.0**-10
+
+
+@contextmanager
+def float32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """float32 matrix products as IEEE says or on tf32, in cuDNN and here alike.
+
+    torch's own switches, of which this is both: cuDNN's for its recurrent layers, and
+    `torch.set_float32_matmul_precision`, which the triton backend reads.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def packed_call(
@@ -46,24 +72,98 @@ def collect(
     return {name: value.detach() for name, value in results.items()}
 
 
-def errors(results: Results, exact: Results) -> dict[str, float]:
+def initial_states(module: nn.RNNBase, B: int) -> tuple[Tensor, ...]:
+    """Random initial h and, for an LSTM, c, exact in the dtype of the module's weights."""
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    weight = next(module.parameters())
+    sizes = [module.proj_size or module.hidden_size]
+    if isinstance(module, nn.LSTM):
+        sizes.append(module.hidden_size)
+    return tuple(torch.randn(rows, B, size).to(weight) for size in sizes)
+
+
+def results(
+    module: nn.Module,
+    way: Way,
+    x: Tensor,
+    initial: tuple[Tensor, ...] = (),
+    autocast: torch.dtype | None = None,
+) -> Results:
+    """`collect` of `way`, run on copies of the inputs in the dtype of the module's weights."""
+    dtype = next(module.parameters()).dtype
+    x, *states = (value.detach().to(dtype, copy=True).requires_grad_() for value in (x, *initial))
+    hx: Any = None
+    if states:
+        hx = tuple(states) if isinstance(module, nn.LSTM) else states[0]
+    with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
+        y, final = way(module, x, hx)
+    return collect(module, x, y, final, tuple(states))
+
+
+def assert_matches_torch(
+    ours: nn.Module,
+    theirs: nn.Module,  # the torch.nn module with the same weights
+    x: Tensor,  # [T, B, D], exact in the modules' dtype
+    lengths: Tensor,  # [B]
+    initial: tuple[Tensor, ...] = (),  # states
+    eps: float | None = None,
+    autocast: torch.dtype | None = None,
+) -> None:
+    """Every output, final state and gradient of `ours` is as accurate as torch.nn's.
+
+    The truth is torch.nn in float64 over a PackedSequence; rivals in the modules' dtype are
+    both of torch's ways, PackedSequence and padded: they round differently (oneDNN's padded one
+    sums bias gradients less exactly), and neither is a better judge than the other.
+
+    Raises:
+        AssertionError: names the results that are further off than `assert_as_accurate` allows.
+    """
+
+    def packed(module: nn.Module, x: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        return packed_call(module, x, hx, lengths)
+
+    def padded(module: nn.Module, x: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        y, final = module(x, hx)
+        return y, final
+
+    def exactly(module: nn.Module, x: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        y, final = module(x, hx, lengths.to(x.device))
+        return y, final
+
+    double = copy.deepcopy(theirs).double()
+    exact = results(double, packed, x, initial)
+    exact_padded = results(double, padded, x, initial)
+    rivals = [
+        errors(results(theirs, packed, x, initial, autocast), exact),
+        errors(results(theirs, padded, x, initial, autocast), exact_padded),
+    ]
+    if autocast is not None:
+        eps = torch.finfo(autocast).eps
+    assert_as_accurate(results(ours, exactly, x, initial, autocast), exact, *rivals, eps=eps)
+
+
+def errors(got: Results, exact: Results) -> dict[str, float]:
     """Largest error of each result; `exact` holds them in float64."""
-    assert results.keys() == exact.keys()
+    assert got.keys() == exact.keys()
     for name, truth in exact.items():
-        assert results[name].shape == truth.shape, f"{name}: {results[name].shape}, {truth.shape}"
-    return {name: _largest(results[name].double() - exact[name]) for name in exact}
+        assert got[name].shape == truth.shape, f"{name}: {got[name].shape}, {truth.shape}"
+    return {name: _largest(got[name].double() - exact[name]) for name in exact}
 
 
-def assert_as_accurate(ours: Results, exact: Results, *rivals: dict[str, float]) -> None:
+def assert_as_accurate(
+    ours: Results, exact: Results, *rivals: dict[str, float], eps: float | None = None
+) -> None:
     """Each error of `ours` is at most twice the worst rival's plus 4 eps of the largest value.
+
+    `eps` is that of the computation where it is not that of the results' dtype, as for tf32.
 
     Raises:
         AssertionError: names the results that are further off.
     """
     far = []
     for name, error in errors(ours, exact).items():
-        eps = torch.finfo(ours[name].dtype).eps
-        bound = 2 * max(rival[name] for rival in rivals) + 4 * eps * _largest(exact[name])
+        unit = eps or torch.finfo(ours[name].dtype).eps
+        bound = 2 * max(rival[name] for rival in rivals) + 4 * unit * _largest(exact[name])
         if not error <= bound:
             far.append(f"{name}: error {error:.2e}, bound {bound:.2e}")
     assert not far, "; ".join(far)

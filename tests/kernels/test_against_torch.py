@@ -1,8 +1,6 @@
 """Outputs, final states and all gradients, against torch.nn over a PackedSequence."""
 
-import copy
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +8,7 @@ import torch
 from torch import nn
 
 import kernels
-from kernels.testing import Results, assert_as_accurate, collect, errors, packed_call
+from kernels.testing import assert_matches_torch, initial_states
 
 CLASSES = ["LSTM", "GRU", "RNN"]
 BACKENDS = ["torch", "reference"]
@@ -22,33 +20,6 @@ D = 7
 def _repeatable() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1)
-
-
-def _run(
-    module: nn.Module,
-    call: Callable[[nn.Module, torch.Tensor, Any], Any],  # (module, x, hx) -> y, final states
-    B: int,
-    T: int,
-    rounded: torch.dtype,  # in which the random inputs are exact
-    initial: bool,
-) -> Results:
-    generator = torch.Generator().manual_seed(2)
-    dtype = next(module.parameters()).dtype
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(rounded).to(dtype).requires_grad_()
-
-    x = draw(T, B, D)
-    rows = module.num_layers * (2 if module.bidirectional else 1)
-    states: tuple[torch.Tensor, ...] = ()
-    hx: Any = None
-    if initial:
-        states = (draw(rows, B, module.proj_size or module.hidden_size),)
-        hx = states[0]
-    if initial and isinstance(module, nn.LSTM):
-        states = hx = (*states, draw(rows, B, module.hidden_size))
-    y, final = call(module, x, hx)
-    return collect(module, x, y, final, states)
 
 
 def _compare(
@@ -67,22 +38,9 @@ def _compare(
     theirs = getattr(nn, name)(D, H, dtype=dtype, **options)
     ours = getattr(kernels, name)(D, H, backend=backend, dtype=dtype, **options)
     ours.load_state_dict(theirs.state_dict())
-    exactly = copy.deepcopy(theirs).double()
-    case = (B, T, dtype, initial)
-
-    def packed(module: nn.Module, x: torch.Tensor, hx: Any) -> Any:
-        return packed_call(module, x, hx, lengths)
-
-    def padded(module: nn.Module, x: torch.Tensor, hx: Any) -> Any:
-        return module(x, hx)
-
-    got = _run(ours, lambda module, x, hx: module(x, hx, lengths), *case)
-    exact = _run(exactly, packed, *case)
-    # Both of torch's ways are rivals: oneDNN, in the padded one, sums bias gradients less exactly.
-    rivals = [
-        errors(_run(theirs, way, *case), _run(exactly, way, *case)) for way in (packed, padded)
-    ]
-    assert_as_accurate(got, exact, *rivals)
+    x = torch.randn(T, B, D).to(dtype)
+    states = initial_states(theirs, B) if initial else ()
+    assert_matches_torch(ours, theirs, x, lengths, states)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -1,15 +1,22 @@
 """`linear_ctc_loss`: the output layer and the loss in one, without holding all logits."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.ctc import reference
 from kernels.ctc.checks import Labels, Lengths, check_linear, check_options, labels_of
-from kernels.ctc.loss import Reduction, Steps, backend_for, reduce, steps_of, weights_of
+from kernels.ctc.loss import (
+    Reduction,
+    Steps,
+    backend_for,
+    reduce,
+    refuse_second_derivative,
+    steps_of,
+    weights_of,
+)
 from kernels.precision import compute_dtype
 
 #: Logits that exist at a time, a multiple of a frame's: 32 MiB in float32.
@@ -69,8 +76,8 @@ def linear_ctc_loss(
         if name == "reference":
             losses = reference.losses(F.linear(hidden, weight, bias), labels)
         else:
-            losses = cast(
-                Tensor, _LinearCtcLoss.apply(hidden, weight, bias, labels, steps_of(name))
+            losses = _LinearCtcLoss.apply(  # type: ignore[no-untyped-call]
+                hidden, weight, bias, labels, steps_of(name)
             )
     return reduce(losses, labels, reduction, zero_infinity)
 
@@ -99,8 +106,8 @@ class _LinearCtcLoss(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("linear_ctc_loss")
         hidden, weight, bias, residual, losses = ctx.saved_tensors
         weights = weights_of(gradients, losses)
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]

@@ -6,7 +6,6 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kernels.choice import choose_backend
 from kernels.ctc import reference
@@ -80,6 +79,7 @@ def ctc_loss(
         ValueError: an argument has a wrong shape, dtype or value. The triton backend does not
             look at values that are on a GPU, as the host would have to wait: there a wrong length
             or label makes the loss of its utterance NaN, with a gradient of zero.
+        RuntimeError: a second derivative is asked for, which only the reference has.
     """
     op = "ctc_loss"
     check_scores(op, "logits", logits, (2, 3))
@@ -96,7 +96,7 @@ def ctc_loss(
     if name == "reference":
         losses = reference.losses(logits, labels)
     else:
-        losses = cast(Tensor, _CtcLoss.apply(logits, labels, steps_of(name)))
+        losses = _CtcLoss.apply(logits, labels, steps_of(name))  # type: ignore[no-untyped-call]
     reduced = reduce(losses, labels, reduction, zero_infinity)
     return reduced.reshape(()) if alone else reduced
 
@@ -138,6 +138,15 @@ def weights_of(gradients: Tensor, losses: Tensor) -> Tensor:
     return torch.where(losses.isnan(), torch.nan, torch.where(losses == torch.inf, 0.0, gradients))
 
 
+def refuse_second_derivative(op: str) -> None:
+    """For a backward pass, which under create_graph runs with gradients enabled."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{op}: expected a first derivative only, got create_graph=True; "
+            "use backend='reference'"
+        )
+
+
 def _interpreted() -> bool:
     import triton
 
@@ -157,8 +166,8 @@ class _CtcLoss(torch.autograd.Function):
         return losses
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("ctc_loss")
         logits, residual, losses = ctx.saved_tensors
         weights = weights_of(gradients, losses)
         return ctx.steps.gradient(logits, residual, ctx.alphabet, weights), None, None

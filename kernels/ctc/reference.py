@@ -19,14 +19,20 @@ def losses(logits: Tensor, labels: Labels) -> Tensor:
     inf, with a gradient of zero, where no path is short enough.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
-    log_probs = logits.to(dtype).log_softmax(-1)  # [T, B, V]
-    return torch.stack([_loss(log_probs[:, b], labels, b) for b in range(logits.shape[1])])
+    return torch.stack(
+        [
+            _loss(logits[:frames, b].to(dtype), labels.targets[b, :length], labels.blank)
+            for b, (frames, length) in enumerate(
+                zip(labels.frames.tolist(), labels.lengths.tolist(), strict=True)
+            )
+        ]
+    )
 
 
-def _loss(log_probs: Tensor, labels: Labels, b: int) -> Tensor:
-    length, frames = int(labels.lengths[b]), int(labels.frames[b])
-    target = labels.targets[b, :length]
-    states = target.new_full((2 * length + 1,), labels.blank)
+def _loss(logits: Tensor, target: Tensor, blank: int) -> Tensor:
+    length = len(target)
+    log_probs = logits.log_softmax(-1)  # [T, V]
+    states = target.new_full((2 * length + 1,), blank)
     states[1::2] = target
     two_allowed = torch.zeros_like(states, dtype=torch.bool)
     two_allowed[1:2] = True  # from before the first state, where every path begins
@@ -35,11 +41,10 @@ def _loss(log_probs: Tensor, labels: Labels, b: int) -> Tensor:
     never = log_probs.new_full((2,), -torch.inf)
     begin = log_probs.new_tensor([-torch.inf, 0.0])
     reached = torch.cat([begin, never[:1].expand(2 * length + 1)])  # two more than states
-    for t in range(frames):
+    reached = reached + log_probs[:0].sum()  # 0, but connected to the graph without frames too
+    for frame in log_probs:
         two = torch.where(two_allowed, reached[:-2], -torch.inf)
-        reached = torch.cat(
-            [never, log_probs[t, states] + _log_add(reached[2:], reached[1:-1], two)]
-        )
+        reached = torch.cat([never, frame[states] + _log_add(reached[2:], reached[1:-1], two)])
     return -_log_add(reached[-2], reached[-1])
 
 

@@ -57,9 +57,7 @@ def occupy(
     labels = alphabet.labels
     with torch.enable_grad():
         leaf = emissions.detach().requires_grad_(with_gradient)
-        losses = F.ctc_loss(
-            leaf, alphabet.places, labels.frames, labels.lengths, reduction="none"
-        )
+        losses = F.ctc_loss(leaf, alphabet.places, labels.frames, labels.lengths, reduction="none")
         if not with_gradient:
             return losses, None
         # ATen's is not the derivative for `leaf`, but already the one for the logits.

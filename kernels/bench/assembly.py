@@ -42,7 +42,7 @@ SASS = _Dialect(
     leaves=re.compile(r"(BRA `|EXIT|RET)"),  # under no predicate
     barrier=re.compile(r"(?:@\S+ +)?BAR\.(SYNC|RED)"),
     load=re.compile(r"(?:@\S+ +)?((?:LDG|LDGSTS|LD)\.\S+)"),
-    coherent=re.compile(r".*\.STRONG\b"),
+    coherent=re.compile(r".*\.STRONG\.(GPU|SYS)\b"),  # STRONG.SM may still hit the L1 cache
     bytes={"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32},
 )
 AMDGCN = _Dialect(

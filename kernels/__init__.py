@@ -5,6 +5,7 @@ from kernels.convert import convert
 from kernels.ctc.align import Alignment, ctc_align
 from kernels.ctc.beam import Hypotheses, ctc_beam_search
 from kernels.ctc.hotwords import Hotwords
+from kernels.ctc.lexicon import WordNGram
 from kernels.ctc.ngram import NGram
 from kernels.functional import gru, lstm, rnn
 from kernels.modules import GRU, LSTM, RNN
@@ -17,6 +18,7 @@ __all__ = [
     "Hotwords",
     "Hypotheses",
     "NGram",
+    "WordNGram",
     "choose_backend",
     "convert",
     "ctc_align",

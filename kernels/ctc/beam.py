@@ -1,6 +1,6 @@
 """`ctc_beam_search`: the likeliest texts of a batch, with a language model and hotwords."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -28,14 +28,40 @@ class Scorer(Protocol):
         """Scores of ending here."""
 
 
+class Speller(Protocol):
+    """Spells words from left to right, and scores them; `WordNGram` is one.
+
+    As a `Scorer`, but a unit may be taken in R ways, such as the end of one word or of another.
+    """
+
+    @property
+    def start(self) -> int:
+        """State before the first unit."""
+
+    @property
+    def options(self) -> int:
+        """R."""
+
+    def spell(self, states: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States, scores and words that end [..., R], from states and units [...].
+
+        A score of -inf: no such way. A word of -1: none ends.
+        """
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Scores of ending here."""
+
+
 class Hypotheses(NamedTuple):
     """The best texts of each utterance, best first; N of them, at most K and T units long.
 
-    A place for which there was no text has score -inf and length 0.
+    A place for which there was no text has score -inf and length 0. One that ends within a word
+    of a `WordNGram` comes after those that do not, and has score -inf.
     """
 
     tokens: Tensor  # [B, N, T] int64; blank past the end
     frames: Tensor  # [B, N, T] int64, frame at which each token begins; 0 past the end
+    words: Tensor  # [B, N, T] int64, the word that ends with each token, -1 for none
     lengths: Tensor  # [B, N] int64
     scores: Tensor  # [B, N] what the search maximised
     ctc_scores: Tensor  # [B, N] log-probability of the tokens, without the other scores
@@ -48,9 +74,10 @@ def ctc_beam_search(
     beam: int = 50,
     *,
     blank: int = 0,
-    lm: Scorer | None = None,
+    lm: Scorer | Speller | None = None,
     lm_weight: float = 1.0,
     token_score: float = 0.0,
+    word_score: float = 0.0,
     hotwords: Scorer | None = None,
     nbest: int = 1,
     beam_tokens: int | None = None,
@@ -60,9 +87,10 @@ def ctc_beam_search(
     """Prefix beam search (Hannun et al. 2014) of a whole batch, on its device.
 
     The score of a text is log p(text | audio) + lm_weight * the language model's score, the end
-    included, + token_score * number of tokens + the hotwords' score. After each frame the `beam`
-    best prefixes are kept. Equal prefixes are one: their identity is a 64-bit hash of their
-    units. Where `beam` and `beam_tokens` leave nothing out, the result is exact.
+    included, + token_score * number of tokens + word_score * number of words + the hotwords'
+    score. After each frame the `beam` best prefixes are kept. Equal prefixes are one: their
+    identity is a 64-bit hash of their units. Where `beam` and `beam_tokens` leave nothing out,
+    the result is exact.
 
     Args:
         log_probs: [T, B, V], natural log-probabilities, any strides. float16 and bfloat16 are
@@ -70,10 +98,13 @@ def ctc_beam_search(
         lengths: [B] int64, frames of each utterance, 0 to T.
         beam: prefixes kept after each frame, K.
         blank: unit that stands for no token.
-        lm: scores units, such as an `NGram` on the device of `log_probs`; NGram's are log10, as
-            those of flashlight's KenLM: the same `lm_weight` does the same.
+        lm: scores units, such as an `NGram`, or words, such as a `WordNGram`, on the device of
+            `log_probs`. Their scores are log10, as those of flashlight's KenLM: the same
+            `lm_weight` does the same. With words, texts of the same units and other words are
+            different hypotheses, and a text ends with a word.
         lm_weight: weight of `lm`.
         token_score: added for each token.
+        word_score: added for each word of a `WordNGram`.
         hotwords: a further scorer, with weight 1, such as `Hotwords`.
         nbest: texts wanted for each utterance, N.
         beam_tokens: units by which a prefix may be extended, the likeliest of each frame; None:
@@ -104,18 +135,24 @@ def ctc_beam_search(
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
     _check_lengths(op, lengths, T, B)
     choose_backend(backend, log_probs.device.type, ("torch",))
-    scorers = [
-        (scorer, weight)
-        for scorer, weight in ((lm, lm_weight), (hotwords, 1.0))
-        if scorer is not None
-    ]
+    speller: Speller = beam_torch.FreeSpelling()
+    scorers: list[tuple[Scorer, float]] = []
+    if hasattr(lm, "spell"):
+        speller = cast(Speller, lm)
+    elif lm is not None:
+        scorers.append((lm, lm_weight))
+    if hotwords is not None:
+        scorers.append((hotwords, 1.0))
     search = beam_torch.Search(
         beam=beam,
         units=min(beam_tokens or V, V - 1),
         blank=blank,
         scorers=[scorer for scorer, _ in scorers],
         weights=[weight for _, weight in scorers],
+        speller=speller,
+        speller_weight=lm_weight,
         token_score=token_score,
+        word_score=word_score,
         combine=torch.logaddexp if log_add else torch.maximum,
     )
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()

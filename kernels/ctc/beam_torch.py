@@ -1,7 +1,7 @@
 """Prefix beam search as tensor operations of fixed shape: a few dozen a frame for the whole batch.
 
 Nothing is read back by the host, so that a GPU's queue stays full. The shapes are those of B
-utterances, K prefixes, C units that may extend a prefix.
+utterances, K prefixes, C units that may extend a prefix, and R ways to spell with a unit.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from kernels.ctc.beam import Scorer
+    from kernels.ctc.beam import Scorer, Speller
 
 _NEVER = -torch.inf
+_UNFINISHED = 1e4  # more than hypotheses of one utterance differ by
 _MIX = 6364136223846793005  # odd: multiplication by it permutes the 64-bit integers
 
 
@@ -29,9 +30,12 @@ class _Beam(NamedTuple):
     at_blank: Tensor  # log-probability of the paths that end in a blank
     at_label: Tensor  # of those that end in the prefix' last unit
     last: Tensor  # last unit; the blank for the empty prefix
-    key: Tensor  # hash of the units
-    above: Tensor  # hash of the units without the last one
-    extra: Tensor  # what scorers and token_score gave so far
+    option: Tensor  # how the speller took it
+    word: Tensor  # that ended with it, or -1
+    key: Tensor  # hash of the units and options
+    above: Tensor  # the same without the last one
+    extra: Tensor  # what scorers, token_score and word_score gave so far
+    spelled: Tensor  # state of the speller
     states: tuple[Tensor, ...]  # of each scorer
 
     def where(self, condition: Tensor, other: "_Beam") -> "_Beam":
@@ -45,6 +49,33 @@ class _Beam(NamedTuple):
         return _Beam._make((*map(choose, mine, others), tuple(map(choose, states, other_states))))
 
 
+class _Extension(NamedTuple):
+    """Prefixes with one more unit, each tensor [B, K, C, R]; named as in `_Beam`."""
+
+    unit: Tensor
+    option: Tensor
+    word: Tensor
+    extra: Tensor
+    spelled: Tensor
+    states: list[Tensor]
+
+
+class FreeSpelling:
+    """A `Speller` without words: any unit may follow."""
+
+    start = 0
+    options = 1
+
+    def spell(self, states: Tensor, units: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One option, which costs nothing and ends no word."""
+        after = torch.zeros_like(states)[..., None]
+        return after, torch.zeros_like(after, dtype=torch.float32), after - 1
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Nothing to pay."""
+        return torch.zeros_like(states, dtype=torch.float32)
+
+
 @dataclass(frozen=True)
 class Search:
     """What stays the same from frame to frame."""
@@ -54,7 +85,10 @@ class Search:
     blank: int
     scorers: "Sequence[Scorer]"
     weights: Sequence[float]
+    speller: "Speller"
+    speller_weight: float
     token_score: float
+    word_score: float
     combine: Callable[[Tensor, Tensor], Tensor]  # of the probabilities of two sets of paths
 
     def __call__(
@@ -69,19 +103,25 @@ class Search:
         slots = torch.arange(2 * self.beam, device=lengths.device)
         as_it_was = slots * V + self.blank
         ways = lengths.new_empty(T, B, 2 * self.beam)
+        words = lengths.new_empty(T, B, self.beam)
         for t in range(T):
             inside = (t < lengths)[:, None]
             moved, way = self._step(beam, log_probs[t])
             beam = moved.where(inside, beam)
             ways[t] = way.where(inside, as_it_was)
+            words[t] = beam.word
         ctc_scores = self.combine(beam.at_blank, beam.at_label)
         scores = ctc_scores + beam.extra
+        scores = scores + _weighted(self.speller_weight, self.speller.finish(beam.spelled))
         for scorer, weight, states in zip(self.scorers, self.weights, beam.states, strict=True):
             scores = scores + weight * scorer.finish(states)
-        scores, best = scores.topk(nbest)
+        # Where no prefix ends with a word, the best that does not is better than nothing.
+        unfinished = ctc_scores + beam.extra - _UNFINISHED
+        ranks, best = scores.where(scores != _NEVER, unfinished).topk(nbest)
         state = _best_state(beam).gather(1, best)
-        tokens, frames, counts = self._trace(ways, state, V, scores == _NEVER)
-        return tokens, frames, counts, scores, ctc_scores.gather(1, best)
+        trace = self._trace(ways, words, state, V, ranks == _NEVER)
+        scores = scores.gather(1, best)
+        return *trace, scores, ctc_scores.gather(1, best)
 
     def _empty(self, log_probs: Tensor) -> _Beam:
         """The empty prefix in the first slot."""
@@ -90,8 +130,18 @@ class Search:
         at_blank[:, 0] = 0.0
         key = torch.zeros_like(at_label, dtype=torch.int64)
         starts = tuple(torch.full_like(key, scorer.start) for scorer in self.scorers)
-        last = torch.full_like(key, self.blank)
-        return _Beam(at_blank, at_label, last, key, key, torch.zeros_like(at_label), starts)
+        return _Beam(
+            at_blank,
+            at_label,
+            last=torch.full_like(key, self.blank),
+            option=key,
+            word=key - 1,
+            key=key,
+            above=key,
+            extra=torch.zeros_like(at_label),
+            spelled=torch.full_like(key, self.speller.start),
+            states=starts,
+        )
 
     def _step(self, beam: _Beam, frame: Tensor) -> tuple[_Beam, Tensor]:  # frame [B, V]
         """The beam after a frame, and the way into each of its states [B, 2K].
@@ -116,41 +166,46 @@ class Search:
             held >= entered, (2 * parent).where(again, best.gather(1, parent)) * V + beam.last
         )
 
-        # Prefixes that are new: extended by a unit, and not in the beam yet.
+        # Prefixes that are new: extended by a unit, in each of R ways, and not in the beam yet.
         without_blank = frame.clone()
         without_blank[:, self.blank] = _NEVER
         heard, units = without_blank.topk(C)
+        more = self._extend(beam, units)
+        R = self.speller.options
         rank = units.new_full((len(frame), V), C).scatter(
             1, units, torch.arange(C, device=units.device).expand_as(units)
         )
         known = rank.gather(1, beam.last)
-        known = (parent * C + known).where(has_parent & (known < C), K * C)
-        units = units[:, None].expand(-1, K, -1)  # [B, K, C], as all that follows
-        again = units == beam.last[..., None]
-        new = beam.at_blank[..., None].where(again, total[..., None]) + heard[:, None]
-        new = F.pad(new.flatten(1), (0, 1)).scatter(1, known, _NEVER)[:, :-1]
-        new_way = (2 * slots[..., None]).where(again, best[..., None]) * V + units
-        new_extra, new_states = self._extend(beam, units)
+        known = ((parent * C + known) * R + beam.option).where(has_parent & (known < C), K * C * R)
+        again = more.unit == beam.last[..., None, None]  # [B, K, C, R], as all that follows
+        before = beam.at_blank[..., None, None].where(again, total[..., None, None])
+        new = F.pad((before + heard[:, None, :, None]).flatten(1), (0, 1))
+        new = new.scatter(1, known, _NEVER)[:, :-1]
+        new_way = (2 * slots[..., None, None]).where(again, best[..., None, None]) * V + more.unit
 
         ranked = torch.cat(
-            [self.combine(kept_blank, kept_label) + beam.extra, new + new_extra.flatten(1)], 1
+            [self.combine(kept_blank, kept_label) + beam.extra, new + more.extra.flatten(1)], 1
         )
         chosen = ranked.topk(K)[1]
         is_new = chosen >= K
-        origin = ((chosen - K) // C).where(is_new, chosen)
+        origin = ((chosen - K) // (C * R)).where(is_new, chosen)
 
         def pick(kept: Tensor, new: Tensor) -> Tensor:
             return torch.cat([kept, new.flatten(1)], 1).gather(1, chosen)
 
-        last, key = pick(beam.last, units), beam.key.gather(1, origin)
+        last, option = pick(beam.last, more.unit), pick(beam.option, more.option)
+        key = beam.key.gather(1, origin)
         after = _Beam(
             at_blank=kept_blank.gather(1, origin).masked_fill(is_new, _NEVER),
             at_label=pick(kept_label, new),
             last=last,
-            key=_extended(key, last).where(is_new, key),
+            option=option,
+            word=pick(beam.word, more.word),
+            key=_extended(key, last * R + option).where(is_new, key),
             above=key.where(is_new, beam.above.gather(1, origin)),
-            extra=pick(beam.extra, new_extra),
-            states=tuple(map(pick, beam.states, new_states)),
+            extra=pick(beam.extra, more.extra),
+            spelled=pick(beam.spelled, more.spelled),
+            states=tuple(map(pick, beam.states, more.states)),
         )
         ways = [(best * V + self.blank).gather(1, origin), pick(kept_way, new_way)]
         return after, torch.stack(ways, -1).flatten(1)
@@ -163,25 +218,41 @@ class Search:
         found, parent = (equal & is_child[..., None]).to(torch.uint8).max(-1)
         return parent, found.bool()
 
-    def _extend(self, beam: _Beam, units: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Extra score and scorers' states of each prefix with each unit, [B, K, C]."""
-        extra = (beam.extra[..., None] + self.token_score).expand(units.shape)
-        moved = []
-        for scorer, weight, states in zip(self.scorers, self.weights, beam.states, strict=True):
-            after, score = scorer.step(states[..., None].expand(units.shape), units)
-            extra = extra + weight * score
-            moved.append(after)
-        return extra, moved
+    def _extend(self, beam: _Beam, units: Tensor) -> _Extension:
+        """Each prefix with each of the units [B, C]."""
+        K, R = self.beam, self.speller.options
+        shape = (*units.shape[:1], K, self.units, R)
+        units = units[:, None].expand(shape[:-1]).contiguous()
+        spelled, score, word = self.speller.spell(
+            beam.spelled[..., None].expand_as(units).contiguous(), units
+        )
+        gain = _weighted(self.speller_weight, score) + self.word_score * (word >= 0)
+        extra = beam.extra[..., None, None] + self.token_score + gain
+        states = []
+        for scorer, weight, state in zip(self.scorers, self.weights, beam.states, strict=True):
+            after, score = scorer.step(state[..., None].expand_as(units).contiguous(), units)
+            extra = extra + weight * score[..., None]
+            states.append(after[..., None].expand(shape))
+        return _Extension(
+            unit=units[..., None].expand(shape),
+            option=torch.arange(R, device=units.device).expand(shape),
+            word=word,
+            extra=extra,
+            spelled=spelled,
+            states=states,
+        )
 
     def _trace(
-        self, ways: Tensor, state: Tensor, V: int, none: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens and frames [B, N, T] and their numbers [B, N], read from the end."""
+        self, ways: Tensor, words: Tensor, state: Tensor, V: int, none: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, frames, words [B, N, T] and their numbers [B, N], read from the end."""
         T = len(ways)
         spoken = ways.new_empty(*state.shape, T)
+        ended = torch.empty_like(spoken)
         for t in range(T - 1, -1, -1):
             way = ways[t].gather(1, state)
             spoken[..., t] = way % V
+            ended[..., t] = words[t].gather(1, state // 2)
             state = way // V
         is_token = (spoken != self.blank) & ~none[..., None]
         # Tokens first, in their order.
@@ -189,7 +260,13 @@ class Search:
         counts = is_token.sum(-1)
         inside = torch.arange(T, device=ways.device) < counts[..., None]
         tokens = spoken.gather(-1, frames).where(inside, self.blank)
-        return tokens, frames.where(inside, 0), counts
+        completed = ended.gather(-1, frames).where(inside, -1)
+        return tokens, frames.where(inside, 0), completed, counts
+
+
+def _weighted(weight: float, score: Tensor) -> Tensor:
+    """The product; what is impossible stays so, whatever the weight."""
+    return (weight * score).masked_fill(score == _NEVER, _NEVER)
 
 
 def _best_state(beam: _Beam) -> Tensor:

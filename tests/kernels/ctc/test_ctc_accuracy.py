@@ -92,6 +92,7 @@ def test_error_does_not_grow_with_time() -> None:
     assert ours["gradient"] < theirs["gradient"] / 8
 
 
+@pytest.mark.slow
 def test_more_than_1023_labels() -> None:
     """The recursion alone: two programs of 2048 lanes."""
     T, L, V = 1100, 1030, 4

@@ -33,8 +33,8 @@ TARGETS = {
 #: Bytes that one program may have: the architectures' limits.
 SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 
-#: Modules of which `specimens()` gives what they hold; each kernel's folder has one.
-SOURCES = ("kernels.backends.triton.specimens", "kernels.ctc.specimens")
+#: Modules of which `specimens()` gives the kernels.
+SOURCES = ("kernels.backends.triton.specimens", "kernels.ctc.triton_loss")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def _row(specimen: Specimen, target: str) -> dict[str, Any]:
         found = resources(specimen, target)
     except Exception as error:  # the compiler's failures have no common class
         print(_line(specimen.name, target, "does not compile"), flush=True)
-        return row | {"faults": [f"does not compile: {str(error).splitlines()[-1]}"]}
+        return row | {"faults": [f"does not compile: {_reason(error)}"]}
     loop = found.loop
     unknown = "none" if found.disassembled else "unread"
     print(
@@ -195,6 +195,13 @@ def _row(specimen: Specimen, target: str) -> dict[str, Any]:
         flush=True,
     )
     return row | asdict(found) | {"faults": faults(specimen, target, found)}
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of what began it: those around it say where, in many lines."""
+    while error.__cause__:
+        error = error.__cause__
+    return str(error).splitlines()[-1]
 
 
 def _line(*cells: object) -> str:

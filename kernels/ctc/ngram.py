@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class NGram:
         """
         names = {name.encode(): index for index, name in enumerate(dict.fromkeys(units))}
         known = {**names, **{special: len(names) + i for i, special in enumerate(_SPECIALS)}}
+        known[b"<UNK>"] = known[_UNKNOWN]
         try:
             ngrams = _read(Path(path), known)
         except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -62,7 +63,7 @@ class NGram:
         ngrams.setdefault((end,), (0.0, 0.0))  # a model that does not score the end
         spoken = [names[name.encode()] for name in units]
         words = [index if (index,) in ngrams else unknown for index in spoken]
-        return _build(ngrams, words, known[_BEGIN], end, len(known))
+        return _build(ngrams, words, known[_BEGIN], end, len(names) + len(_SPECIALS))
 
     def to(self, device: str | torch.device) -> "NGram":
         """The same on another device."""
@@ -100,6 +101,7 @@ class NGram:
 def _read(path: Path, known: Mapping[bytes, int]) -> dict[Words, tuple[float, float]]:
     """N-grams of known words -> (log10-probability, log10 back-off weight)."""
     ngrams: dict[Words, tuple[float, float]] = {}
+    listed = set()
     with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
         lines = (line.split() for line in file)  # bytes: only ASCII's white space separates
         counts = _counts(lines)
@@ -111,18 +113,20 @@ def _read(path: Path, known: Mapping[bytes, int]) -> dict[Words, tuple[float, fl
                 if fields[0].startswith(b"\\"):
                     break
                 rows += 1
-                names = [b"<unk>" if name == b"<UNK>" else name for name in fields[1 : order + 1]]
                 if len(fields) - order not in (1, 2):
                     raise ValueError(f"a line of its {order}-grams has {len(fields)} fields")
-                if any(name not in known for name in names):
+                words = tuple(map(known.get, fields[1 : order + 1]))
+                if None in words:
                     continue
-                words = tuple(known[name] for name in names)
+                if order == 1:
+                    listed.add(words[0])
+                elif not listed.issuperset(words):
+                    raise ValueError(f"a word of its {order}-grams is not among its 1-grams")
                 log_prob = float(fields[0])
                 if not log_prob <= 0:
                     raise ValueError(f"it has a log10-probability of {log_prob}")
-                if order > 1 and any((word,) not in ngrams for word in words):
-                    raise ValueError(f"a word of its {order}-grams is not among its 1-grams")
-                ngrams[words] = (log_prob, float(fields[order + 1]) if fields[order + 1 :] else 0.0)
+                backoff = float(fields[-1]) if len(fields) == order + 2 else 0.0
+                ngrams[cast(Words, words)] = log_prob, backoff
             if rows != count:
                 raise ValueError(f"it promises {count} {order}-grams and has {rows}")
     return ngrams
@@ -144,12 +148,12 @@ def _counts(lines: Iterator[list[bytes]]) -> list[int]:
 def _build(
     ngrams: dict[Words, tuple[float, float]], words: list[int], begin: int, end: int, W: int
 ) -> NGram:
-    for ngram in sorted(ngrams, key=len, reverse=True):
-        _add_prefix(ngrams, ngram[:-1])
+    for prefix in {ngram[:-1] for ngram in ngrams} - ngrams.keys():
+        _add_prefix(ngrams, prefix)
     order = max(map(len, ngrams))
     extended = {ngram[:-1] for ngram in ngrams}
     contexts: dict[Words, int] = {(): 0}
-    for ngram, (_, backoff) in sorted(ngrams.items(), key=lambda item: len(item[0])):
+    for ngram, (_, backoff) in ngrams.items():
         if ngram in extended or (backoff and len(ngram) < order):
             contexts[ngram] = len(contexts)
 
@@ -161,20 +165,17 @@ def _build(
     def after(ngram: Words) -> int:
         return context(ngram if len(ngram) < order else ngram[1:])
 
-    arcs = sorted(
-        (contexts[ngram[:-1]] * W + ngram[-1], log_prob, after(ngram))
-        for ngram, (log_prob, _) in ngrams.items()
-    )
-    keys, log_probs, targets = zip(*arcs, strict=True)
+    keys = torch.tensor([contexts[ngram[:-1]] * W + ngram[-1] for ngram in ngrams])
+    keys, rows = keys.sort()
     return NGram(
         order,
         start=context((begin,)),
         end=end,
         num_words=W,
         words=torch.tensor(words),
-        keys=torch.tensor(keys),
-        log_probs=torch.tensor(log_probs),
-        targets=torch.tensor(targets),
+        keys=keys,
+        log_probs=torch.tensor([log_prob for log_prob, _ in ngrams.values()])[rows],
+        targets=torch.tensor([after(ngram) for ngram in ngrams])[rows],
         backoffs=torch.tensor([ngrams[said][1] if said else 0.0 for said in contexts]),
         shorter=torch.tensor([context(said[1:]) for said in contexts]),
     )

@@ -14,6 +14,7 @@ class Loop:
     """One turn of the longest loop; what loops within it do is counted once."""
 
     barriers: int
+    spills: int  # loads and stores of spilled registers
     coherent_loads: int  # instructions that go past the L1 cache, as a hand-over must
     plain_bytes: int  # per thread, by all other loads from global memory
     repeated_bytes: (
@@ -30,6 +31,7 @@ class _Dialect:
     jump: re.Pattern[str]  # group 1: the target
     leaves: re.Pattern[str]  # control never goes on to the next instruction
     barrier: re.Pattern[str]
+    spill: re.Pattern[str]
     load: re.Pattern[str]  # from global memory; group 1: the mnemonic
     coherent: re.Pattern[str]
     bytes: dict[str, int]  # of a load, by a part of its mnemonic; 4 where none of them is found
@@ -41,6 +43,7 @@ SASS = _Dialect(
     jump=re.compile(r"(?:@\S+ +)?BRA\b.*`\((\S+)\)"),
     leaves=re.compile(r"(BRA `|EXIT|RET)"),  # under no predicate
     barrier=re.compile(r"(?:@\S+ +)?BAR\.(SYNC|RED)"),
+    spill=re.compile(r"(?:@\S+ +)?(LDL|STL)\b"),
     load=re.compile(r"(?:@\S+ +)?((?:LDG|LDGSTS|LD)\.\S+)"),
     coherent=re.compile(r".*\.STRONG\.(GPU|SYS)\b"),  # STRONG.SM may still hit the L1 cache
     bytes={"U8": 1, "S8": 1, "U16": 2, "S16": 2, "64": 8, "128": 16, "256": 32},
@@ -51,6 +54,7 @@ AMDGCN = _Dialect(
     jump=re.compile(r"s_c?branch\S*\s+(\S+)"),
     leaves=re.compile(r"s_branch|s_endpgm|s_setpc"),
     barrier=re.compile(r"s_barrier"),
+    spill=re.compile(r"scratch_(load|store)"),
     load=re.compile(r"((?:global|buffer|flat)_load_\S+)"),
     coherent=re.compile(r".*\bsc1\b"),
     bytes={
@@ -74,6 +78,7 @@ def longest_loop(text: str, dialect: _Dialect) -> Loop | None:
     instructions = [line for n in loop for line in blocks[n]]
     return Loop(
         barriers=sum(bool(dialect.barrier.match(line)) for line in instructions),
+        spills=sum(bool(dialect.spill.match(line)) for line in instructions),
         coherent_loads=sum(
             bool(dialect.load.match(line) and dialect.coherent.match(line)) for line in instructions
         ),

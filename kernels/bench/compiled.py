@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _HEADINGS = (
     *("specimen", "target", "warps", "registers", "stack", "shared"),
-    *("barriers a step", "coherent loads", "other bytes"),
+    *("barriers a step", "spills a step", "coherent loads", "other bytes"),
 )
 
 
@@ -190,7 +190,11 @@ def _row(specimen: Specimen, target: str) -> dict[str, Any]:
         _line(
             *(specimen.name, target, found.threads // TARGETS[target].warp_size, found.registers),
             *(found.stack_bytes, found.shared_bytes),
-            *((loop.barriers, loop.coherent_loads, found.plain_bytes) if loop else (unknown,) * 3),
+            *(
+                (loop.barriers, loop.spills, loop.coherent_loads, found.plain_bytes)
+                if loop
+                else (unknown,) * 4
+            ),
         ),
         flush=True,
     )

@@ -38,6 +38,7 @@ def test_a_sound_kernel_has_no_fault(report: Report, target: str) -> None:
     entry = report["right", target]
     assert entry["faults"] == []
     assert 0 < entry["registers"] <= 512
+    assert entry["loop"]["spills"] == 0
     assert entry["loop"]["coherent_loads"] > 0
     gates = 16 * 16 * 2  # [B, SLICE] of bfloat16
     assert entry["loop"]["plain_bytes"] * entry["threads"] == gates
@@ -56,6 +57,10 @@ def test_a_sound_kernel_has_no_fault(report: Report, target: str) -> None:
 )
 def test_planted_faults_are_seen(report: Report, toy: str, fault: str, target: str) -> None:
     assert any(found.startswith(fault) for found in report[toy, target]["faults"])
+
+
+def test_spills_within_the_loop_are_counted(report: Report) -> None:
+    assert all(report["spill", target]["loop"]["spills"] > 0 for target in TARGETS)
 
 
 def test_every_target_is_disassembled(report: Report) -> None:

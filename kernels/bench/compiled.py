@@ -34,7 +34,11 @@ TARGETS = {
 SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}
 
 #: Modules of which `specimens()` gives the kernels.
-SOURCES = ("kernels.backends.triton.specimens", "kernels.ctc.triton_loss")
+SOURCES = (
+    "kernels.backends.triton.specimens",
+    "kernels.ctc.align_triton",
+    "kernels.ctc.triton_loss",
+)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,17 @@ frame is loaded before the current one is worked on, so that its latency is hidd
 64-bit; lengths are runtime values, read on the device, so that the host never waits.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels.ctc.align_torch import BLANK_FROM_LABEL, FROM_BLANK, FROM_LABEL
+
+if TYPE_CHECKING:
+    from kernels.bench.compiled import Specimen
 
 _FROM_BLANK = tl.constexpr(FROM_BLANK)
 _FROM_LABEL = tl.constexpr(FROM_LABEL)
@@ -128,3 +133,22 @@ def viterbi(
             num_warps=num_warps(block),
         )
     return states, scores
+
+
+def specimens() -> "list[Specimen]":
+    """What `python -m kernels.bench compile` compiles: short texts to very long ones."""
+    from kernels.bench.compiled import Specimen
+
+    types = dict.fromkeys(_viterbi.arg_names, "i32")
+    types |= {"log_probs": "*fp32", "scores": "*fp32", "choices": "*u8", "BLOCK": "constexpr"}
+    types |= dict.fromkeys(("targets", "input_lengths", "target_lengths", "states"), "*i64")
+    return [
+        Specimen(
+            f"ctc align, {block - 1} labels",
+            _viterbi,
+            types,
+            {"BLOCK": block},
+            {"num_warps": num_warps(block)},
+        )
+        for block in (64, 256, 1024, 4096)
+    ]

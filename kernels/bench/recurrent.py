@@ -1,69 +1,110 @@
-"""LSTM and GRU, both directions, against the ways torch.nn offers for utterances of T/2 to T."""
+"""LSTM, GRU and RNN, both directions, against torch.nn and whoever else is installed."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 import kernels
+from kernels.bench.job import Job
+from kernels.bench.outside_rivals import outside_rivals
 from kernels.bench.registry import Rival, Shape, benchmark
-from kernels.testing import assert_as_accurate, errors, packed_call
+from kernels.bench.torch_rivals import torch_rivals
+from kernels.testing import TF32_EPS, assert_matches_torch, float32_precision
+
+#: Microseconds a step on a GPU of today: the hand-over of h, or of its gates' gradients, through
+#: the L2 cache, and a chain of matrix instructions. A model, not a measurement.
+FLOOR_US = {
+    "forward": 1.0,
+    "forward + backward": 2.5,
+    "recurrence forward": 1.0,
+    "recurrence backward": 1.5,
+}
+
+#: What is timed of the triton backend without its GEMMs: heading -> pass, kernel.
+KERNELS = {
+    "recurrence forward": ("forward", "forward_kernel"),
+    "recurrence backward": ("forward + backward", "backward_kernel"),
+}
 
 
-@benchmark("lstm")
-def lstm(shape: Shape, device: torch.device) -> list[Rival]:
-    """`kernels.LSTM` against `torch.nn.LSTM`."""
-    return _rivals(nn.LSTM, kernels.LSTM, shape, device)
+@dataclass(frozen=True)
+class Precision:
+    """What ours computes in."""
+
+    name: str
+    dtype: torch.dtype  # of weights and input
+    autocast: torch.dtype | None = None
+    around: Callable[[], AbstractContextManager[object]] = nullcontext
+    eps: float | None = None  # where it is not the dtype's
 
 
-@benchmark("gru")
-def gru(shape: Shape, device: torch.device) -> list[Rival]:
-    """`kernels.GRU` against `torch.nn.GRU`."""
-    return _rivals(nn.GRU, kernels.GRU, shape, device)
-
-
-def _rivals(
-    torch_class: type[nn.Module], our_class: type[nn.Module], shape: Shape, device: torch.device
-) -> list[Rival]:
-    torch.manual_seed(0)
-    sizes = {"num_layers": shape.layers, "bidirectional": True, "device": device}
-    theirs = torch_class(shape.input, shape.hidden, **sizes)
-    ours = our_class(shape.input, shape.hidden, **sizes)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(shape.frames, shape.batch, shape.input, device=device)
-    shortest = (shape.frames + 1) // 2
-    lengths = torch.linspace(shape.frames, shortest, shape.batch).round().long()  # [B]
-    name = f"nn.{torch_class.__name__}"
-
-    _assert_right(theirs, ours, x, lengths)
+def _precisions(device: torch.device) -> list[Precision]:
+    """The last is the one that the rivals are compared with."""
+    fp32 = Precision("fp32", torch.float32)
+    bf16 = Precision("bf16", torch.bfloat16)
+    if device.type == "cpu":
+        in_hardware = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return [bf16, fp32] if in_hardware else [fp32]
+    f = torch.float32
     return [
-        _rival(f"{name} packed", theirs, x, lambda x: packed_call(theirs, x, None, lengths)[0]),
-        _rival(f"{name} padded, not exact", theirs, x, lambda x: theirs(x)[0]),
-        _rival(f"kernels.{our_class.__name__}", ours, x, lambda x: ours(x, None, lengths)[0]),
+        Precision("fp32 (ieee)", f, around=lambda: float32_precision("ieee")),
+        Precision("fp32 (tf32)", f, around=lambda: float32_precision("tf32"), eps=TF32_EPS),
+        Precision("fp16", torch.float16),
+        Precision("bf16 autocast", f, autocast=torch.bfloat16),
+        bf16,
     ]
 
 
-def _rival(name: str, module: nn.Module, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Rival:
-    leaf = x.clone().requires_grad_()
-    inputs = [leaf, *module.parameters()]
-    cotangent = torch.randn_like(forward(x))
-
-    def infer() -> object:
-        with torch.inference_mode():
-            return forward(x)
-
-    def train() -> object:
-        return torch.autograd.grad(forward(leaf), inputs, cotangent)
-
-    return Rival(name, {"forward + backward": train, "inference": infer})
+@benchmark("lstm", floor_us=FLOOR_US)
+def lstm(shape: Shape, device: torch.device) -> list[Rival]:
+    """`kernels.LSTM` against `torch.nn.LSTM`."""
+    return _rivals("LSTM", shape, device)
 
 
-def _assert_right(theirs: nn.Module, ours: nn.Module, x: Tensor, lengths: Tensor) -> None:
-    """A wrong result has no speed."""
-    with torch.inference_mode():
-        got = {"y": ours(x, None, lengths)[0]}
-        rival = {"y": packed_call(theirs, x, None, lengths)[0]}
-        theirs.double()
-        exact = {"y": packed_call(theirs, x.double(), None, lengths)[0]}
-    theirs.float()
-    assert_as_accurate(got, exact, errors(rival, exact))
+@benchmark("gru", floor_us=FLOOR_US)
+def gru(shape: Shape, device: torch.device) -> list[Rival]:
+    """`kernels.GRU` against `torch.nn.GRU`."""
+    return _rivals("GRU", shape, device)
+
+
+@benchmark("rnn", floor_us=FLOOR_US)
+def rnn(shape: Shape, device: torch.device) -> list[Rival]:
+    """`kernels.RNN` against `torch.nn.RNN`."""
+    return _rivals("RNN", shape, device)
+
+
+def _rivals(name: str, shape: Shape, device: torch.device) -> list[Rival]:
+    job = Job.of(name, shape, device)
+    ours = [_ours(job, device, precision) for precision in _precisions(device)]
+    return [*torch_rivals(job, device), *outside_rivals(job, device), *ours]
+
+
+def _ours(job: Job, device: torch.device, precision: Precision) -> Rival:
+    """With what is wrong with it instead of its passes, if anything is."""
+    name = f"kernels.{job.name} {precision.name}"
+    theirs = job.module(precision.dtype)
+    sizes = (job.shape.input, job.shape.hidden, job.shape.layers)
+    backend = "triton" if device.type == "cuda" else "torch"  # and no other, unnoticed
+    module: nn.RNNBase = getattr(kernels, job.name)(
+        *sizes, bidirectional=True, backend=backend, device=device, dtype=precision.dtype
+    )
+    module.load_state_dict(theirs.state_dict())
+    lengths = job.lengths.to(device)
+
+    def forward(x: Tensor) -> list[Tensor]:
+        enabled = precision.autocast is not None
+        with torch.autocast(device.type, precision.autocast, enabled=enabled):
+            return [module(x, None, lengths)[0]]
+
+    x = job.inputs[0].to(precision.dtype)
+    try:
+        with precision.around():
+            eps, autocast = precision.eps, precision.autocast
+            assert_matches_torch(module, theirs, x, job.lengths, eps=eps, autocast=autocast)
+    except AssertionError as error:
+        return Rival(name, {}, wrong=str(error))
+    kernels_alone = KERNELS if device.type == "cuda" else {}
+    return job.rival(name, [module], forward, precision.around, kernels_alone)

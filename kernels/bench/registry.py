@@ -1,7 +1,8 @@
 """What a benchmark is, and the list of them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -25,19 +26,36 @@ class Rival:
 
     name: str
     passes: dict[str, Call]  # heading, such as "forward + backward" -> one run of it
+    #: GPU kernels timed alone: heading -> (heading of the pass they run in, name they begin with).
+    kernels: dict[str, tuple[str, str]] = field(default_factory=dict)
+    skipped: str = ""  # why it could not take part
+    wrong: str = ""  # what is wrong with its result; a wrong result has no speed
 
 
-#: Builds the rivals on a device, the op of this package last. AssertionError: it is not right.
-Benchmark = Callable[[Shape, torch.device], list[Rival]]
+#: Builds the rivals for a shape on a device, the op of this package last.
+#: AssertionError: the op is not right and must not be timed.
+Build = Callable[[Any, torch.device], list[Rival]]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """An op and its rivals."""
+
+    build: Build
+    shape: type[Any]  # dataclass of integers, each with a default, `frames` among them
+    floor_us: Mapping[str, float]  # heading -> microseconds a step that physics allows, a model
+
 
 BENCHMARKS: dict[str, Benchmark] = {}
 
 
-def benchmark(name: str) -> Callable[[Benchmark], Benchmark]:
+def benchmark(
+    name: str, shape: type[Any] = Shape, floor_us: Mapping[str, float] | None = None
+) -> Callable[[Build], Build]:
     """Decorator that adds a benchmark to the list as `name`."""
 
-    def add(build: Benchmark) -> Benchmark:
-        BENCHMARKS[name] = build
+    def add(build: Build) -> Build:
+        BENCHMARKS[name] = Benchmark(build, shape, floor_us or {})
         return build
 
     return add

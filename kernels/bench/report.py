@@ -1,61 +1,125 @@
-"""The table for people and the JSON for machines."""
+"""The table for people and the JSON for machines: one record a line, whatever its benchmark."""
 
 import json
-import os
-import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from kernels.bench.registry import Shape
+from kernels.bench.machine import Machine
 from kernels.bench.timing import Timing
 
+FOOTNOTE = "floor: a model of the hand-over between processors (kernels/README.md), not measured"
 
-def machine(device: torch.device) -> str:
-    """What the times were taken on."""
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return (
-        f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, "
-        f"{torch.get_num_threads()} threads of {os.cpu_count()} cores, torch {torch.__version__}"
+
+@dataclass(frozen=True)
+class Record:
+    """Everything about one benchmark of one shape."""
+
+    op: str
+    shape: dict[str, int]
+    machine: Machine
+    timings: list[Timing]
+    floor_us: dict[str, float]  # heading -> microseconds a step, a model
+    skipped: dict[str, str] = field(default_factory=dict)  # rival -> why
+    wrong: dict[str, str] = field(default_factory=dict)  # rival -> what; it has no times
+
+    @property
+    def steps(self) -> int:
+        """Time steps that follow one another."""
+        return self.shape["frames"] * self.shape.get("layers", 1)
+
+    def us_per_step(self, timing: Timing) -> float:
+        """Median microseconds of one time step of one layer."""
+        return 1000 * timing.median_ms / self.steps
+
+    def floor_share(self, timing: Timing) -> float | None:
+        """What the floor is of the time taken: 1 is the floor itself."""
+        floor = self.floor_us.get(timing.heading)
+        return None if floor is None else floor / self.us_per_step(timing)
+
+    def ours(self, heading: str) -> Timing:
+        """The last, with which the others are compared."""
+        return [timing for timing in self.timings if timing.heading == heading][-1]
+
+
+def save(path: Path, record: Record) -> None:
+    """Write one record to `path`, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(_line(record), encoding="utf-8")
+    part.replace(path)
+
+
+def append(path: Path, record: Record) -> None:
+    """Add one record to `path`, on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(_line(record))
+
+
+def load(path: Path) -> list[Record]:
+    """All records of a file of `save` or `append`.
+
+    Raises:
+        ValueError: a line is no record.
+    """
+    return [_record(path, n, line) for n, line in enumerate(path.open(encoding="utf-8"), 1)]
+
+
+def _line(record: Record) -> str:
+    return json.dumps(asdict(record)) + "\n"
+
+
+def _record(path: Path, number: int, line: str) -> Record:
+    try:
+        content: dict[str, Any] = json.loads(line)
+        content["timings"] = [Timing(**timing) for timing in content["timings"]]
+        return Record(**content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}, line {number}: expected a record of kernels.bench, got {line[:40]!r}; "
+            "make one with --json"
+        ) from error
+
+
+def title(machine: Machine) -> str:
+    """One line about the machine."""
+    return ", ".join(
+        str(value) if name == "card" else f"{name} {value}"
+        for name, value in machine.items()
+        if value is not None and name != "device"
     )
 
 
-def table(timings: list[Timing]) -> str:
+def table(record: Record) -> str:
     """One line a rival and pass; `x ours` is how many times as long as ours, the last, it took."""
-    rows: list[tuple[str, ...]] = [("", "", "median", "p10", "p90", "x ours")]
-    for heading in dict.fromkeys(timing.heading for timing in timings):
-        group = [timing for timing in timings if timing.heading == heading]
-        ours = group[-1].median_ms
+    rows: list[tuple[str, ...]] = [
+        ("", "", "median", "p10", "p90", "us/step", "of floor", "peak", "x ours")
+    ]
+    for heading in dict.fromkeys(timing.heading for timing in record.timings):
+        ours = record.ours(heading)
         rows += [
             (
-                timing.heading,
+                heading,
                 timing.rival,
-                *(f"{ms:.1f} ms" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
-                f"{timing.median_ms / ours:.2f}",
+                *(f"{ms:.2f} ms" for ms in (timing.median_ms, timing.p10_ms, timing.p90_ms)),
+                f"{record.us_per_step(timing):.2f}",
+                _or_blank(record.floor_share(timing), "{:.0%}"),
+                _or_blank(timing.peak_mb, "{:.0f} MiB"),
+                f"{timing.median_ms / ours.median_ms:.2f}",
             )
-            for timing in group
+            for timing in record.timings
+            if timing.heading == heading
         ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+    kept = [n for n, column in enumerate(zip(*rows, strict=True)) if any(column[1:])]
+    widths = {n: max(len(row[n]) for row in rows) for n in kept}
+    lines = [
+        "  ".join(row[n].ljust(widths[n]) if n < 2 else row[n].rjust(widths[n]) for n in kept)
         for row in rows
-    )
+    ]
+    lines += [f"{rival}: not timed: {why}" for rival, why in record.skipped.items()]
+    if record.floor_us:
+        lines.append(FOOTNOTE)
+    return "\n".join(line.rstrip() for line in lines)
 
 
-def save(path: Path, op: str, shape: Shape, device: torch.device, timings: list[Timing]) -> None:
-    """Write everything to `path`, whole or not at all."""
-    content = {
-        "op": op,
-        "shape": asdict(shape),
-        "device": device.type,
-        "machine": machine(device),
-        "timings": [asdict(timing) for timing in timings],
-    }
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+def _or_blank(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

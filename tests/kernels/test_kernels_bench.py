@@ -1,65 +1,310 @@
-"""The benchmark command on a tiny shape."""
+"""The benchmark commands on tiny shapes, and what they print, save and refuse."""
 
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import kernels
+from kernels.bench import grid, profile, report, run, timing
 from kernels.bench.__main__ import main
-from kernels.bench.registry import Rival
-from kernels.bench.report import table
+from kernels.bench.explain import explain
+from kernels.bench.outside_rivals import onnx_graph
+from kernels.bench.registry import BENCHMARKS, Benchmark, Rival, Shape
+from kernels.bench.report import Record, load, save, table
 from kernels.bench.timing import Timing, measure
+from kernels.testing import packed_call
 
 TINY = ["--batch", "3", "--frames", "5", "--input", "4", "--hidden", "3", "--repeats", "2"]
+CELLS = ["--hidden", "3", "4", "--batch", "2", "--frames", "5", "--repeats", "1"]
+CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("op", ["lstm", "gru"])
+def _record(**changes: Any) -> Record:
+    timings = [
+        Timing("theirs", "forward", 3.0, 2.0, 4.0, 5, 7.0),
+        Timing("ours", "forward", 2.0, 1.0, 3.0, 5, 6.0),
+    ]
+    shape = {"batch": 1, "frames": 100, "hidden": 8, "layers": 2}
+    record = Record("lstm", shape, {"card": "A card", "driver": None}, timings, {"forward": 1.0})
+    return replace(record, **changes)
+
+
+@pytest.mark.parametrize("op", ["lstm", "gru", "rnn"])
 def test_table_and_json(op: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "times.json"
     assert main([op, *TINY, "--threads", "1", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
-    name = op.upper()
-    rivals = [f"nn.{name} packed", f"nn.{name} padded, not exact", f"kernels.{name}"]
+    rivals = {f"nn.{op.upper()} packed", f"nn.{op.upper()} padded, fp32, not exact"}
     assert all(rival in printed for rival in rivals)
     assert torch.cuda.is_available() or "no GPU here" in printed
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    assert saved["shape"]["frames"] == 5
-    assert [(t["heading"], t["rival"]) for t in saved["timings"]] == [
-        (heading, rival) for heading in ("forward + backward", "inference") for rival in rivals
-    ]
-    for timing in saved["timings"]:
-        assert 0 < timing["p10_ms"] <= timing["median_ms"] <= timing["p90_ms"]
+    (record,) = load(path)
+    assert record.shape["frames"] == 5
+    for heading in ("forward", "forward + backward"):
+        assert rivals <= {t.rival for t in record.timings if t.heading == heading}
+        assert record.ours(heading).rival == f"kernels.{op.upper()} fp32"
+    for one in record.timings:
+        assert 0 < one.p10_ms <= one.median_ms <= one.p90_ms
+    assert {"card", "torch", "triton", "commit", "date"} <= record.machine.keys()
 
 
-def test_a_wrong_result_has_no_speed(
+def test_what_is_not_installed_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("kernels.bench.outside_rivals.find_spec", lambda name: None)
+    assert main(["lstm", *TINY]) == 0
+    expected = "ONNX Runtime, fp32: not timed: not installed: onnx, onnxruntime"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["output", "gradient"])
+def test_a_wrong_result_has_no_speed(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = kernels.LSTM.forward
 
-    def a_bit_off(*arguments: Any) -> Any:
-        y, final = right(*arguments)
-        return y + 1e-3, final
+    def a_bit_off(module: nn.LSTM, x: torch.Tensor, *more: Any) -> Any:
+        if what == "output":
+            y, final = right(module, x, *more)
+            return y + 1e-3, final
+        return right(module, x * 1.001 - x.detach() * 0.001, *more)
 
     monkeypatch.setattr(kernels.LSTM, "forward", a_bit_off)
     assert main(["lstm", *TINY]) == 1
     captured = capsys.readouterr()
-    assert "not timed, its result is wrong: y: error" in captured.err
+    name = "y" if what == "output" else "dx"
+    assert f"not timed, its result is wrong: {name}: error" in captured.err
     assert "median" not in captured.out
+
+
+def test_a_wrong_variant_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rivals = [
+        Rival("wrong", {}, wrong="y: error"),
+        Rival("absent", {}, skipped="not installed"),
+        Rival("right", {"forward": lambda: None}),
+    ]
+    monkeypatch.setitem(BENCHMARKS, "lstm", Benchmark(lambda shape, device: rivals, Shape, {}))
+    assert main(["lstm", *TINY]) == 1
+    captured = capsys.readouterr()
+    assert captured.err == "wrong: not timed, its result is wrong: y: error\n"
+    assert "absent: not timed: not installed" in captured.out
+    assert "right" in captured.out
 
 
 def test_rivals_take_turns() -> None:
     calls: list[str] = []
     rivals = [Rival(name, {"run": lambda name=name: calls.append(name)}) for name in "ab"]
-    measure(rivals, torch.device("cpu"), repeats=2)
+    measure(rivals, CPU, repeats=2)
     assert "".join(calls) == "ab" + "abab"  # once untimed
 
 
+def test_time_that_is_up_leaves_three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(timing.time, "monotonic", lambda: next(clock))
+    (one,) = measure([Rival("a", {"run": lambda: None})], CPU, repeats=50, seconds=0.0)
+    assert one.repeats == timing.FEWEST
+
+
+def test_summary_of_times() -> None:
+    one = timing.summary("a", "run", [float(ms) for ms in range(11)], 2.0)
+    assert one == Timing("a", "run", 5.0, 1.0, 9.0, 11, 2.0)
+
+
+def test_kernels_alone_are_summed_over_the_launches_of_a_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def event(name: str, start: int, us: float) -> SimpleNamespace:
+        return SimpleNamespace(
+            name=name, time_range=SimpleNamespace(start=start, elapsed_us=lambda: us)
+        )
+
+    class Profile:
+        def __enter__(self) -> "Profile":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def events(self) -> list[SimpleNamespace]:
+            launches = [event("forward_kernel_0d1", n, us) for n, us in enumerate([1, 2, 3, 4])]
+            return [*reversed(launches), event("gemm", 9, 50.0)]
+
+    monkeypatch.setattr(profile.torch.profiler, "profile", lambda **_: Profile())
+    monkeypatch.setattr(profile.torch.cuda, "synchronize", lambda: None)
+    passes: dict[str, Any] = {"forward": lambda: None}
+    alone = {"alone": ("forward", "forward_kernel"), "none": ("forward", "backward_kernel")}
+    (one,) = profile.measure_kernels([Rival("ours", passes, alone)], repeats=2)
+    assert (one.heading, one.repeats) == ("alone", 2)
+    assert one.median_ms == pytest.approx((3 + 7) / 2 / 1000)
+
+
 def test_table_compares_with_the_last() -> None:
-    lines = table(
-        [Timing("theirs", "run", 3.0, 2.0, 4.0, 5), Timing("ours", "run", 2.0, 1.0, 3.0, 5)]
-    ).splitlines()
-    assert lines[1].split() == ["run", "theirs", "3.0", "ms", "2.0", "ms", "4.0", "ms", "1.50"]
-    assert lines[2].endswith("1.00")
+    lines = table(_record(skipped={"other": "not installed"})).splitlines()
+    assert lines[0].split("  ")[-1] == "x ours"
+    assert lines[1].split() == [
+        *["forward", "theirs", "3.00", "ms", "2.00", "ms", "4.00", "ms"],
+        *["15.00", "7%", "7", "MiB", "1.50"],
+    ]
+    assert lines[2].endswith("10.00       10%  6 MiB    1.00")
+    assert lines[3] == "other: not timed: not installed"
+    assert "not measured" in lines[4]
+
+
+def test_no_floor_where_there_is_no_model() -> None:
+    printed = table(_record(floor_us={}))
+    assert "floor" not in printed
+
+
+def test_records_survive_their_file(tmp_path: Path) -> None:
+    save(tmp_path / "one", _record())
+    report.append(tmp_path / "one", _record(op="gru"))
+    assert load(tmp_path / "one") == [_record(), _record(op="gru")]
+
+
+@pytest.mark.parametrize("content", ["{", '{"op": "lstm"}', "[]", '{"timings": [{}]}'])
+def test_what_is_no_record_is_named(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "times.json"
+    path.write_text(content, encoding="utf-8")
+    assert main(["picture", str(path), str(tmp_path / "x.png")]) == 1
+    error = capsys.readouterr().err
+    assert "line 1: expected a record of kernels.bench" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_grid_has_every_cell_and_the_most_telling_first() -> None:
+    cells = grid.Grid(["lstm"]).cells()
+    assert cells[0] == ("lstm", Shape(batch=32, frames=400, input=1024, hidden=512))
+    assert len({(c.hidden, c.batch, c.frames) for _, c in cells}) == len(cells) == 4 * 4 * 3
+
+
+def test_grid_saves_each_cell_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "grid.jsonl"
+    seen: list[int] = []
+
+    def scripted(op: str, shape: Shape, *_: Any) -> Record:
+        seen.append(len(load(path)) if path.exists() else 0)
+        if shape.hidden == 3:
+            raise RuntimeError("CUDA out of memory")
+        return _record(op=op)
+
+    monkeypatch.setattr(grid, "run", scripted)
+    assert main(["grid", *CELLS, "--op", "lstm", "gru", "--json", str(path)]) == 1
+    assert seen == [0, 0, 0, 1]
+    assert [record.op for record in load(path)] == ["lstm", "gru"]
+    captured = capsys.readouterr()
+    assert "gru H=3 B=2 T=5: not timed: CUDA out of memory" in captured.err
+    assert "ours 2.00 ms, 10.00 us/step; 1.50 x theirs" in captured.out
+
+
+def test_grid_keeps_to_its_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 0.0, 2.0])
+    monkeypatch.setattr(grid.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(grid, "run", lambda *_: _record())
+    assert main(["grid", *CELLS, "--seconds", "1", "--json", str(tmp_path / "g")]) == 0
+    assert len(load(tmp_path / "g")) == 1
+    assert "1 cells not timed" in capsys.readouterr().out
+
+
+def test_picture_of_a_grid(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    shapes = [
+        {"batch": B, "frames": T, "hidden": H} for B in (1, 2) for T in (3, 4) for H in (5, 6)
+    ]
+    for shape in shapes:
+        report.append(tmp_path / "g.jsonl", _record(shape=shape))
+    assert main(["picture", str(tmp_path / "g.jsonl"), str(tmp_path / "g.png")]) == 0
+    assert (tmp_path / "g.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_matplotlib_is_imported_for_the_picture_only() -> None:
+    code = "import sys, kernels.bench.__main__; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_plan_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--hidden", "512", "--batch", "32", "--device", "h200"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("lstm H=512 B=32 bf16, directions: 2, on H200\nforward: ")
+    assert "\nbackward: " in printed
+    assert "processors" in printed
+
+
+def test_every_choice_of_plan_exists() -> None:
+    from kernels.bench.__main__ import _parser
+    from kernels.bench.explain import CARDS, DTYPES
+
+    options = ["plan", "--hidden", "64", "--batch", "3"]
+    for card in CARDS:
+        _parser().parse_args([*options, "--device", card])
+    for dtype in DTYPES:
+        assert _parser().parse_args([*options, "--dtype", dtype]).dtype == dtype
+        assert "\nforward: " in explain("gru", 3, 64, 1, dtype, "a100")
+
+
+def test_compile_takes_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kernels.bench import compiled
+
+    monkeypatch.setattr(compiled, "main", lambda arguments: len(arguments))
+    assert main(["compile", "--target", "sm_90", "--only", "lstm"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "invalid choice: 'fly'"),
+        (["lstm", "--batch", "0"], "--batch: must be a whole number of at least 1, got '0'"),
+        (
+            ["lstm", "--hidden", "many"],
+            "--hidden: must be a whole number of at least 1, got 'many'",
+        ),
+        (["lstm", "--wings", "2"], "unrecognized arguments: --wings 2"),
+        (["plan", "--hidden", "512", "--batch", "2", "--device", "abacus"], "invalid choice"),
+        ([], "COMMAND"),
+    ],
+)
+def test_a_bad_command_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_onnx_graph_is_the_same_function(name: str) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    module = getattr(nn, name)(5, 7, 2, bidirectional=True)
+    x, lengths = torch.randn(9, 3, 5), torch.tensor([9, 4, 6])
+    session = runtime.InferenceSession(onnx_graph(module, name), providers=["CPUExecutionProvider"])
+    got = session.run(["y"], {"x0": x.numpy(), "lengths": lengths.int().numpy()})[0]
+    expected = packed_call(module, x, None, lengths)[0]
+    # 9 steps of two layers, sums of at most 14 terms.
+    torch.testing.assert_close(torch.from_numpy(got), expected, rtol=0, atol=4e-6)
+
+
+def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernels.bench.machine.shutil.which", lambda name: None)
+    assert run.machine(CPU)["commit"] is None
+
+
+def test_saved_lines_are_json(tmp_path: Path) -> None:
+    save(tmp_path / "one", _record())
+    assert json.loads((tmp_path / "one").read_text(encoding="utf-8"))["op"] == "lstm"

@@ -1,4 +1,5 @@
-"""Prefix beam search as tensor operations of fixed shape: a few dozen a frame for the whole batch.
+"""Prefix beam search as tensor operations of fixed shape: some two hundred a frame, however
+many utterances there are.
 
 Nothing is read back by the host, so that a GPU's queue stays full. The shapes are those of B
 utterances, K prefixes, C units that may extend a prefix, and R ways to spell with a unit.

@@ -1,5 +1,4 @@
-"""Prefix beam search as tensor operations of fixed shape: some two hundred a frame, however
-many utterances there are.
+"""Prefix beam search as operators of fixed shape, some 200 a frame for any number of utterances.
 
 Nothing is read back by the host, so that a GPU's queue stays full. The shapes are those of B
 utterances, K prefixes, C units that may extend a prefix, and R ways to spell with a unit.
@@ -38,16 +37,6 @@ class _Beam(NamedTuple):
     extra: Tensor  # what scorers, token_score and word_score gave so far
     spelled: Tensor  # state of the speller
     states: tuple[Tensor, ...]  # of each scorer
-
-    def where(self, condition: Tensor, other: "_Beam") -> "_Beam":
-        """This beam where `condition` [B, 1] holds, `other` elsewhere."""
-        *mine, states = self
-        *others, other_states = other
-
-        def choose(one: Tensor, two: Tensor) -> Tensor:
-            return one.where(condition, two)
-
-        return _Beam._make((*map(choose, mine, others), tuple(map(choose, states, other_states))))
 
 
 class _Extension(NamedTuple):
@@ -100,16 +89,16 @@ class Search:
     ) -> tuple[Tensor, ...]:
         """Fields of `Hypotheses`."""
         T, B, V = log_probs.shape
+        # Past the end nothing is heard but certain blanks, which change no score and no prefix.
+        ended = torch.arange(T, device=lengths.device)[:, None] >= lengths
+        silence = log_probs.new_full((V,), _NEVER)
+        silence[self.blank] = 0.0
+        log_probs = silence.where(ended[..., None], log_probs)
         beam = self._empty(log_probs)
-        slots = torch.arange(2 * self.beam, device=lengths.device)
-        as_it_was = slots * V + self.blank
         ways = lengths.new_empty(T, B, 2 * self.beam)
         words = lengths.new_empty(T, B, self.beam)
         for t in range(T):
-            inside = (t < lengths)[:, None]
-            moved, way = self._step(beam, log_probs[t])
-            beam = moved.where(inside, beam)
-            ways[t] = way.where(inside, as_it_was)
+            beam, ways[t] = self._step(beam, log_probs[t])
             words[t] = beam.word
         ctc_scores = self.combine(beam.at_blank, beam.at_label)
         scores = ctc_scores + beam.extra

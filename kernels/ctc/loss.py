@@ -1,6 +1,7 @@
 """`ctc_loss`: connectionist temporal classification on raw logits."""
 
 import importlib
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.choice import choose_backend
-from kernels.ctc import reference
+from kernels.ctc import reference, torch_loss
 from kernels.ctc.checks import Labels, Lengths, check_options, check_scores, labels_of
 
 Reduction = Literal["none", "mean", "sum"]
@@ -95,6 +96,8 @@ def ctc_loss(
     )
     if name == "reference":
         losses = reference.losses(logits, labels)
+    elif name == "torch" and torch_loss.suits_aten(logits):
+        losses = torch_loss.aten_losses(logits, labels)
     else:
         losses = _CtcLoss.apply(logits, labels, steps_of(name))  # type: ignore[no-untyped-call]
     reduced = reduce(losses, labels, reduction, zero_infinity)
@@ -109,7 +112,7 @@ def backend_for(op: str, requested: str | None, scores: Tensor) -> str:
             f"{op}: backend 'triton' computes in float32, got torch.float64; use backend='torch'"
         )
     there = ["torch", "reference"]
-    if find_spec("triton") and not double:
+    if _has_triton() and not double:
         there.append("triton")
     name = choose_backend(requested, device, there)
     if name == "triton" and device == "cpu" and not _interpreted():
@@ -145,6 +148,11 @@ def refuse_second_derivative(op: str) -> None:
             f"{op}: expected a first derivative only, got create_graph=True; "
             "use backend='reference'"
         )
+
+
+@cache  # looking takes longer than some losses
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _interpreted() -> bool:

@@ -171,7 +171,7 @@ def specimens() -> "list[Specimen]":
             tile = {**_tile(V, 61), "stride_v": 1}
             name = f"emit {dtype} V={V}"
             found.append(_specimen(Specimen, name, triton_kernels.emit_kernel, tile, dtype=dtype))
-            tile["stride_out_v"] = 1
+            tile = tile | {"stride_out_v": 1}
             name = f"gradient {dtype} V={V}"
             found.append(
                 _specimen(Specimen, name, triton_kernels.gradient_kernel, tile, dtype=dtype)

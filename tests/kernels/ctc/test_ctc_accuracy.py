@@ -60,7 +60,7 @@ def _ours(case: Case, backend: str, dtype: torch.dtype) -> Results:
     losses = ctc_loss(logits, case.targets(), *lengths, case.blank, "none", True, backend=backend)
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     assert gradient.dtype == dtype
-    if case.batch_first and backend != "reference":
+    if case.batch_first and backend == "triton":
         assert gradient.transpose(0, 1).is_contiguous()  # as the logits are
     return {"losses": losses.detach(), "gradient": gradient}
 
@@ -137,7 +137,7 @@ def test_same_symbols_in_both_backends() -> None:
     targets = torch.tensor([[5, 2, 5, 5, 1], [3, 3, 9, 9, 9], [9, 9, 9, 9, 9]])
     labels = Labels(targets, torch.tensor([5, 2, 0]), torch.tensor([20, 20, 20]), 0, 5)
     for backend in (torch_loss, triton_loss):
-        alphabet = backend.alphabet(labels, 20, 7)
+        alphabet = backend.alphabet(labels, 20, 30)
         for b, length in enumerate([5, 2, 0]):
             places = alphabet.places[b, :length].long()
             assert alphabet.symbols[b, places].tolist() == targets[b, :length].tolist()

@@ -34,10 +34,13 @@ class Grid:
     repeats: int = 10
 
     def cells(self) -> list[tuple[str, Shape]]:
-        """Inputs are 2H wide, as those of all layers of a stack but the first."""
+        """Inputs are 2H wide, as those of all layers of a stack but the first.
+
+        Cells that differ in T follow one another: they share their compiled kernels.
+        """
         return [
             (op, Shape(batch=B, frames=T, input=2 * H, hidden=H))
-            for T, B, H, op in itertools.product(self.frames, self.batch, self.hidden, self.ops)
+            for B, H, op, T in itertools.product(self.batch, self.hidden, self.ops, self.frames)
         ]
 
 

@@ -68,11 +68,17 @@ class Job:
         with around():
             cotangents = [torch.randn_like(y) for y in forward(leaves[0])]
 
+        def mode(training: bool) -> None:  # by which cuDNN knows what to keep
+            for module in modules:
+                module.train(training)
+
         def infer() -> object:
+            mode(training=False)
             with around(), torch.inference_mode():
                 return forward(next(turn))
 
         def train() -> object:
+            mode(training=True)
             with around():
                 leaf = next(turn)
                 return torch.autograd.grad(forward(leaf), [leaf, *parameters], cotangents)

@@ -106,8 +106,8 @@ def test_without_pytest_the_speeds_are_still_taken(tmp_path: Path) -> None:
 def test_workers_only_with_xdist(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert any("-n 8" in call for call in Run(tmp_path / "a", "x").calls)
-    assert not any("-n 8" in call for call in Run(tmp_path / "b", "x", MISSING="xdist").calls)
+    assert any("-n 12" in call for call in Run(tmp_path / "a", "x").calls)
+    assert not any("-n 12" in call for call in Run(tmp_path / "b", "x", MISSING="xdist").calls)
 
 
 def test_the_folder_is_an_argument_or_out_or_gpu_check(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import kernels
-from kernels.bench import grid, profile, report, run, timing
+from kernels.bench import grid, profile, recurrent, report, run, timing, torch_rivals
 from kernels.bench.__main__ import main
 from kernels.bench.explain import explain
+from kernels.bench.job import Job
 from kernels.bench.outside_rivals import onnx_graph
 from kernels.bench.registry import BENCHMARKS, Benchmark, Rival, Shape
 from kernels.bench.report import Record, load, save, table
@@ -308,3 +309,53 @@ def test_a_machine_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch) ->
 def test_saved_lines_are_json(tmp_path: Path) -> None:
     save(tmp_path / "one", _record())
     assert json.loads((tmp_path / "one").read_text(encoding="utf-8"))["op"] == "lstm"
+
+
+def test_a_stack_is_timed_in_the_mode_of_its_pass() -> None:
+    """cuDNN keeps what a backward pass needs wherever a module is in training mode."""
+    job = Job.of("LSTM", Shape(2, 3, 4, 5), CPU)
+    modes: list[bool] = []
+
+    def forward(x: torch.Tensor) -> list[torch.Tensor]:
+        modes.append(job.theirs.training)
+        return [job.theirs(x)[0]]
+
+    rival = job.rival("one", [job.theirs], forward)
+    modes.clear()
+    for _ in range(3):
+        rival.passes["forward"]()
+        rival.passes["forward + backward"]()
+    assert modes == [False, True] * 3
+
+
+def test_inputs_change_from_run_to_run() -> None:
+    job = Job.of("LSTM", Shape(2, 3, 4, 5), CPU)
+    seen: list[int] = []
+
+    def forward(x: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(x.data_ptr())
+        return [job.theirs(x)[0]]
+
+    rival = job.rival("one", [job.theirs], forward)
+    seen.clear()
+    for _ in range(len(job.inputs) + 1):
+        rival.passes["forward"]()
+    assert len(set(seen)) == len(job.inputs) > 1
+    assert seen[0] == seen[-1]
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_a_cards_precisions_and_rivals_run_on_a_cpu_too(name: str) -> None:
+    """All but autocast, streams and cuDNN itself, so that a card finds no misspelt name."""
+    job = Job.of(name, Shape(3, 5, 4, 6), CPU)
+    precisions = [p for p in recurrent._precisions(torch.device("cuda")) if p.autocast is None]
+    assert [p.name for p in precisions] == ["fp32 (ieee)", "fp32 (tf32)", "fp16", "bf16"]
+    rivals = [recurrent._ours(job, CPU, precision) for precision in precisions]
+    rivals += [
+        torch_rivals.padded(job, torch.float16, "fp16", cudnn=False),
+        torch_rivals.two_directions(job, streams=False),
+    ]
+    assert not any(rival.wrong for rival in rivals)
+    headings = {timing.heading for timing in measure(rivals, CPU, repeats=1)}
+    assert headings == {"forward", "forward + backward"}
+    assert rivals[3].kernels.keys() | headings == recurrent.FLOOR_US.keys()

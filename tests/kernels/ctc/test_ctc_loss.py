@@ -175,18 +175,23 @@ def test_one_utterance_and_plain_numbers(backend: str) -> None:
     assert one == batch
 
 
+@pytest.mark.parametrize("worst", [torch.nan, -torch.inf])
 @backends
-def test_nan_and_impossible_symbols_reach_their_own_utterance_only(backend: str) -> None:
+def test_nan_and_impossible_symbols_reach_their_own_utterance_only(
+    backend: str, worst: float
+) -> None:
     logits = torch.randn(8, 5, 6).to(exactly(backend))
     targets = torch.tensor([[1, 2]]).expand(5, 2)
     frames, lengths = torch.full((5,), 8), torch.full((5,), 2)
     clean, clean_gradient = values_and_gradient(logits, targets, frames, lengths, backend=backend)
-    logits[3, 1, 5] = torch.nan
+    logits[3, 1, 5] = worst
     logits[4, 2, 3:] = -torch.inf  # symbols that the target does not need
-    logits[:, 3, 2] = -torch.inf  # one that it does
+    logits[2, 2, 2] = -torch.inf  # one that it does, but not in this frame
+    logits[:, 3, 2] = -torch.inf  # in every frame
     losses, gradient = values_and_gradient(logits, targets, frames, lengths, backend=backend)
-    assert losses[1].isnan()
-    assert gradient[:, 1].isnan().all()
+    nan = worst != worst
+    assert losses[1].isnan() == nan
+    assert (gradient[:, 1].isnan() == nan).all()
     assert losses[2].isfinite()
     assert losses[3] == torch.inf
     assert not gradient[:, 3].any()

@@ -32,3 +32,9 @@ class Weights(NamedTuple):
         """The same weights in `dtype`."""
         fields = self._asdict().items()
         return self._replace(**{name: t.to(dtype) for name, t in fields if t is not None})
+
+
+class Options(NamedTuple):
+    """How a layer is computed; none of these changes what it computes."""
+
+    recompute: bool = False  # triton: compute gates again in the backward pass, not keep them

@@ -1,0 +1,63 @@
+"""Hand-written Triton kernels: a persistent recurrence with its weights on chip; see README.md.
+
+`layer` is the face to the rest; `ops` the torch operators; `forward` and `backward` the kernels over
+`tiles` and `sync`; `plan` decides how they are laid out, `launch` does it.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels.backends.triton.ops import recurrence
+from kernels.cells import Cell, Options, States, Weights
+
+
+def layer(
+    cell: Cell,
+    x: Tensor,
+    states: States,
+    weights: list[Weights],
+    lengths: Tensor | None,
+    options: Options = Options(),
+) -> tuple[Tensor, States]:
+    """See `kernels.backends.Layer`.
+
+    A projection (Sak 2014) is folded into the recurrence: with m = o * tanh(c) and h = W_hr m the
+    step U h is (U W_hr) m, so the kernel runs over m, and h is one product after it. Only the
+    initial h, which need not be a projection, enters as an addition to the first step.
+    """
+    T, B, _ = x.shape
+    N, H = len(weights), weights[0].hh.shape[0] // (4 if cell == "lstm" else 1)
+    if lengths is None:
+        lengths = torch.full((B,), T, dtype=torch.int64, device=x.device)
+    h_0, w_hh, first = states[0], torch.stack([w.hh for w in weights]), None
+    projection = None
+    if weights[0].hr is not None:
+        projection = torch.stack([w.hr for w in weights if w.hr is not None])  # [N, P, H]
+        first = h_0 @ w_hh.transpose(1, 2)
+        w_hh = w_hh @ projection
+        h_0 = x.new_zeros(N, B, H)
+    bias, bias_hn = _biases(cell, weights)
+    w_ih = torch.cat([w.ih for w in weights])
+    arguments = (x, w_ih, w_hh, bias, bias_hn, first, h_0, states[1] if cell == "lstm" else None)
+    save = "nothing"
+    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
+        save = "state" if options.recompute else "gates"
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    y, h_n, c_n, _, _ = recurrence(*arguments, lengths, cell, save, precision)
+    if projection is not None:
+        y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)
+        h_n = h_n @ projection.transpose(1, 2)
+    return y, (h_n, c_n) if cell == "lstm" else (h_n,)
+
+
+def _biases(cell: Cell, weights: list[Weights]) -> tuple[Tensor | None, Tensor | None]:
+    """(what is added to W x [N*G*H], what the GRU adds inside its reset gate's product [N, H])."""
+    if weights[0].bias_ih is None:
+        return None, None
+    ih = torch.stack([w.bias_ih for w in weights if w.bias_ih is not None])  # [N, G*H]
+    hh = torch.stack([w.bias_hh for w in weights if w.bias_hh is not None])
+    if cell != "gru":
+        return (ih + hh).flatten(), None
+    H = hh.shape[1] // 3
+    outer = torch.nn.functional.pad(hh[:, : 2 * H], (0, H))
+    return (ih + outer).flatten(), hh[:, 2 * H :]

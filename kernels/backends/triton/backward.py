@@ -1,0 +1,153 @@
+"""The backward recurrence (BPTT): from the gradient of `y` to those of the gates' arguments.
+
+Laid out as the forward one, with time reversed: a program owns BLOCK_H units for BLOCK_B
+utterances and keeps its columns of W_hh on chip; what the programs hand over are the gradients of
+the gates' arguments, G times the bytes of h. All gradients of weights and inputs are large matrix
+products of what this kernel writes, see `layer`.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.backends.triton.sync import exchanged, filled, integers
+from kernels.backends.triton.tiles import frame_of, load_weights, product, share, tanh
+
+
+@triton.jit
+def value(pointers, mask):
+    """A tile in float32."""
+    return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def emit(pointers, values, DTYPE: tl.constexpr, mask):
+    """Store a tile that others may wait for."""
+    tl.store(pointers, filled(values.to(DTYPE)), mask=mask)
+
+
+@triton.jit(do_not_specialize=["B", "first_group", "first_step", "last_step", "limit"])
+def backward_kernel(
+    dy,  # [T, B, N, H]
+    gates,  # [T, B, N, G, H] as the forward pass saved them; if RAW: the gates' arguments
+    saved,  # [T, B, N, H] LSTM: c, GRU: U_n h + d_n
+    y,  # [T, B, N, H] of the forward pass
+    h_0,  # [N, B, H]
+    c_0,  # [N, B, H] float32
+    w_hh,  # [N, G*H, H]
+    dh_state,  # [N, B, H] float32, in and out: what reaches h but through W_hh
+    dc_state,  # [N, B, H] float32, in and out; LSTM
+    lengths,  # [B] int32
+    dgates,  # [T, B, N, P, H] out, EMPTY beforehand; P = G parts, GRU: n inside r, r, z, n
+    lost,  # [1] int32: set to 1 where a wait was given up
+    B,
+    first_group,  # of the groups of BLOCK_B utterances
+    first_step,
+    last_step,  # not included; the first one to be done
+    limit,
+    CELL: tl.constexpr,
+    H: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RAW: tl.constexpr,
+    POLL: tl.constexpr,
+):
+    """One program of the grid (slices * groups, directions)."""
+    GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
+    PARTS: tl.constexpr = 4 if CELL == "gru" else GATES
+    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    DTYPE: tl.constexpr = dgates.dtype.element_ty
+    direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
+    length = tl.load(lengths + rows, mask=rows < B, other=0)
+    weights = load_weights(w_hh + direction * (GATES * H * H), units, H, GATES, BLOCK_K, False)
+
+    state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
+    inside = (rows < B)[:, None] & (units < H)[None, :]
+    dh_past = tl.load(dh_state + state, mask=inside, other=0.0)
+    dc = dh_past
+    if CELL == "lstm":
+        dc = tl.load(dc_state + state, mask=inside, other=0.0)
+
+    handed = integers(dgates + direction * (PARTS * H))
+    longest = tl.minimum(last_step, tl.max(length, axis=0))
+    for back in range(first_step, longest):
+        step = longest - 1 - (back - first_step)
+        active = step < length
+        here = active[:, None] & (units < H)[None, :]
+        row = frame_of(step, length, direction).to(tl.int64) * B + rows
+        at = (row * N + direction)[:, None] * (GATES * H) + units[None, :]
+        at_unit = (row * N + direction)[:, None] * H + units[None, :]
+        before = frame_of(step - 1, length, direction).to(tl.int64) * B + rows
+        at_before = (before * N + direction)[:, None] * H + units[None, :]
+        begun = here & (step > 0)
+        dh = dh_past + value(dy + at_unit, here)
+
+        later = step + 1 < length  # of these rows the step after this one is done
+        after = (frame_of(step + 1, length, direction).to(tl.int64) * B + rows) * (N * PARTS * H)
+        tiles, limit = exchanged(handed, after, later, limit, DTYPE, H, GATES, BLOCK_K, POLL)
+        for part in tl.static_range(GATES):
+            # GRU: the parts handed over are n, r, z, the rows of W_hh r, z, n.
+            dh += product(
+                tiles,
+                part * CHUNKS,
+                weights,
+                ((part + 2) % 3 if CELL == "gru" else part) * CHUNKS,
+                CHUNKS,
+                DOT,
+                PRECISION,
+            )
+
+        out = integers(dgates) + (row * N + direction)[:, None] * (PARTS * H) + units[None, :]
+        if CELL == "lstm":
+            i = value(gates + at, here)
+            f = value(gates + at + H, here)
+            g = value(gates + at + 2 * H, here)
+            o = value(gates + at + 3 * H, here)
+            if RAW:
+                i = tl.sigmoid(i)
+                f = tl.sigmoid(f)
+                g = tanh(g)
+                o = tl.sigmoid(o)
+            c_tanh = tanh(value(saved + at_unit, here))
+            c_before = value(saved + at_before, begun)
+            c_before += tl.load(c_0 + state, mask=here & (step == 0), other=0.0)
+            dc_here = dc + dh * o * (1 - c_tanh * c_tanh)
+            emit(out, dc_here * g * i * (1 - i), DTYPE, here)
+            emit(out + H, dc_here * c_before * f * (1 - f), DTYPE, here)
+            emit(out + 2 * H, dc_here * i * (1 - g * g), DTYPE, here)
+            emit(out + 3 * H, dh * c_tanh * o * (1 - o), DTYPE, here)
+            dc = tl.where(here, dc_here * f, dc)
+            dh_past = tl.where(here, 0.0, dh_past)
+        elif CELL == "gru":
+            r = value(gates + at, here)
+            z = value(gates + at + H, here)
+            n = value(gates + at + 2 * H, here)
+            u = value(saved + at_unit, here)
+            if RAW:
+                r = tl.sigmoid(r)
+                z = tl.sigmoid(z)
+                n = tanh(n + r * u)
+            h_before = value(y + at_before, begun) + value(h_0 + state, here & (step == 0))
+            dn = dh * (1 - z) * (1 - n * n)
+            emit(out, dn * r, DTYPE, here)
+            emit(out + H, dn * u * r * (1 - r), DTYPE, here)
+            emit(out + 2 * H, dh * (h_before - n) * z * (1 - z), DTYPE, here)
+            emit(out + 3 * H, dn, DTYPE, here)
+            dh_past = tl.where(here, dh * z, dh_past)
+        else:
+            h = value(y + at_unit, here)
+            if CELL == "rnn_tanh":
+                emit(out, dh * (1 - h * h), DTYPE, here)
+            else:
+                emit(out, tl.where(h <= 0, 0.0, dh), DTYPE, here)
+            dh_past = tl.where(here, 0.0, dh_past)
+
+    tl.store(dh_state + state, dh_past, mask=inside)
+    if CELL == "lstm":
+        tl.store(dc_state + state, dc, mask=inside)
+    if POLL:
+        if limit == 0:
+            tl.store(lost, 1)

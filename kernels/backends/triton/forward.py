@@ -1,0 +1,125 @@
+"""The forward recurrence: both directions of one layer over all time steps in one launch.
+
+A program owns BLOCK_H hidden units of one direction for BLOCK_B utterances. Its slice of W_hh
+stays on chip and its states in registers from the first step to the last; h[t] reaches the other
+programs through the output `y` itself, see `sync`. Utterances of different groups never wait for
+each other. With POLL off nothing waits: then a launch is one step, for grids that cannot be
+resident.
+
+At step s the forward direction stands at frame s of each utterance, the reverse one at frame
+length - 1 - s. Past its end a state stays what it was, and nothing is stored.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.backends.triton.sync import exchanged, filled, integers
+from kernels.backends.triton.tiles import frame_of, load_weights, product, share, tanh
+
+
+@triton.jit(do_not_specialize=["B", "first_group", "first_step", "last_step", "limit"])
+def forward_kernel(
+    gates,  # [T, B, N, G, H] in: W x + b; out, if SAVE_GATES: the gates as the backward pass needs them
+    w_hh,  # [N, G*H, H]
+    bias_hn,  # [N, H] GRU: the bias inside the reset gate's product
+    h_0,  # [N, B, H] what step 0 reads, never EMPTY
+    h_state,  # [N, B, H] float32, in and out
+    c_state,  # [N, B, H] float32, in and out; LSTM
+    lengths,  # [B] int32
+    y,  # [T, B, N, H] out, EMPTY beforehand
+    saved,  # [T, B, N, H] out, if SAVE_STATE; LSTM: c, GRU: U_n h + d_n
+    lost,  # [1] int32: set to 1 where a wait was given up
+    B,
+    first_group,  # of the groups of BLOCK_B utterances
+    first_step,
+    last_step,  # not included
+    limit,
+    CELL: tl.constexpr,
+    H: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    SAVE_GATES: tl.constexpr,
+    SAVE_STATE: tl.constexpr,
+    POLL: tl.constexpr,
+):
+    """One program of the grid (slices * groups, directions)."""
+    GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
+    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    DTYPE: tl.constexpr = y.dtype.element_ty
+    direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
+    length = tl.load(lengths + rows, mask=rows < B, other=0)
+    weights = load_weights(w_hh + direction * (GATES * H * H), units, H, GATES, BLOCK_K, True)
+
+    state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
+    inside = (rows < B)[:, None] & (units < H)[None, :]
+    h = tl.load(h_state + state, mask=inside, other=0.0)
+    c = h
+    if CELL == "lstm":
+        c = tl.load(c_state + state, mask=inside, other=0.0)
+    bias = tl.zeros([BLOCK_H], tl.float32)
+    if CELL == "gru":
+        bias = tl.load(bias_hn + direction * H + units, mask=units < H, other=0.0).to(tl.float32)
+
+    initial = integers(h_0 + direction * B.to(tl.int64) * H)
+    output = integers(y + direction * H)
+    for step in range(first_step, tl.minimum(last_step, tl.max(length, axis=0))):
+        active = step < length
+        here = active[:, None] & (units < H)[None, :]
+        row = frame_of(step, length, direction).to(tl.int64) * B + rows  # [BLOCK_B], of [T * B]
+        at = (row * N + direction)[:, None] * (GATES * H) + units[None, :]
+        x = ()
+        for gate in tl.static_range(GATES):
+            x = x + (tl.load(gates + at + gate * H, mask=here, other=0.0).to(tl.float32),)
+
+        before = (frame_of(step - 1, length, direction).to(tl.int64) * B + rows) * (N * H)
+        source = tl.where(step == 0, initial, output)
+        before = tl.where(step == 0, rows.to(tl.int64) * H, before)
+        tiles, limit = exchanged(source, before, active, limit, DTYPE, H, 1, BLOCK_K, POLL)
+
+        at_unit = (row * N + direction)[:, None] * H + units[None, :]
+        if CELL == "lstm":
+            i = tl.sigmoid(x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION))
+            f = tl.sigmoid(x[1] + product(tiles, 0, weights, CHUNKS, CHUNKS, DOT, PRECISION))
+            g = tanh(x[2] + product(tiles, 0, weights, 2 * CHUNKS, CHUNKS, DOT, PRECISION))
+            o = tl.sigmoid(x[3] + product(tiles, 0, weights, 3 * CHUNKS, CHUNKS, DOT, PRECISION))
+            c = tl.where(here, f * c + i * g, c)
+            h = tl.where(here, o * tanh(c), h)
+            if SAVE_GATES:
+                tl.store(gates + at, i.to(DTYPE), mask=here)
+                tl.store(gates + at + H, f.to(DTYPE), mask=here)
+                tl.store(gates + at + 2 * H, g.to(DTYPE), mask=here)
+                tl.store(gates + at + 3 * H, o.to(DTYPE), mask=here)
+        elif CELL == "gru":
+            r = tl.sigmoid(x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION))
+            z = tl.sigmoid(x[1] + product(tiles, 0, weights, CHUNKS, CHUNKS, DOT, PRECISION))
+            u = product(tiles, 0, weights, 2 * CHUNKS, CHUNKS, DOT, PRECISION) + bias[None, :]
+            n = tanh(x[2] + r * u)
+            h = tl.where(here, (1 - z) * n + z * h, h)
+            if SAVE_GATES:
+                tl.store(gates + at, r.to(DTYPE), mask=here)
+                tl.store(gates + at + H, z.to(DTYPE), mask=here)
+                tl.store(gates + at + 2 * H, n.to(DTYPE), mask=here)
+            if SAVE_STATE:
+                tl.store(saved + at_unit, u.to(DTYPE), mask=here)
+        else:
+            a = x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION)
+            if CELL == "rnn_tanh":
+                a = tanh(a)
+            else:
+                a = tl.where(a <= 0, 0.0, a)  # tl.maximum would lose NaN
+            h = tl.where(here, a, h)
+        tl.store(output + at_unit - direction * H, filled(h.to(DTYPE)), mask=here)
+        if CELL == "lstm":
+            if SAVE_STATE:
+                tl.store(saved + at_unit, c.to(DTYPE), mask=here)
+
+    tl.store(h_state + state, h, mask=inside)
+    if CELL == "lstm":
+        tl.store(c_state + state, c, mask=inside)
+    if POLL:
+        if limit == 0:
+            tl.store(lost, 1)

@@ -1,0 +1,213 @@
+"""How a recurrence is laid out on a GPU: a pure function, so it can be read, tested and predicted.
+
+`make_plan` tries every layout and takes the one whose model of a step is the shortest. Where the
+layout of a shape has been measured on a card, `MEASURED` holds it and overrules the model.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kernels.cells import GATES, Cell
+
+Pass = Literal["forward", "backward"]
+DType = Literal["float32", "float16", "bfloat16"]
+
+#: Bytes of an element.
+WIDTH: Mapping[DType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class DeviceProperties:
+    """What a plan needs to know of a GPU."""
+
+    name: str
+    processors: int  # streaming multiprocessors, or compute units
+    shared_bytes: int  # that one program may have
+    registers: int = 65536  # of 32 bits, of a processor
+    warp: int = 32  # threads
+
+
+DEVICES: Mapping[str, DeviceProperties] = {
+    "a100": DeviceProperties("A100", 108, 166_912),
+    "h100": DeviceProperties("H100", 132, 232_448),
+    "h200": DeviceProperties("H200", 132, 232_448),
+    "b200": DeviceProperties("B200", 148, 232_448),
+    "mi300x": DeviceProperties("MI300X", 304, 65_536, registers=131_072, warp=64),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One layer, one or both directions."""
+
+    pass_: Pass
+    cell: Cell
+    batch: int  # B
+    hidden: int  # H
+    directions: int
+    dtype: DType
+
+    @property
+    def exchanged_parts(self) -> int:
+        """Blocks of H columns that the programs hand over each step."""
+        return 1 if self.pass_ == "forward" else GATES[self.cell]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a program's share, and of the program."""
+
+    block_b: int  # utterances of a group
+    block_h: int  # hidden units of a program
+    block_k: int  # columns of a tile
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the launches of one recurrence look."""
+
+    layout: Layout
+    persistent: bool  # else a launch a step
+    slices: int  # programs of a group
+    groups: int  # of the whole batch
+    groups_per_launch: int  # that are resident together
+    reasons: tuple[str, ...]
+
+    @property
+    def launches(self) -> int:
+        """Launches, one after another, that the batch needs; stepped, that a step needs."""
+        return -(-self.groups // self.groups_per_launch)
+
+
+#: Layouts that a card has shown to be the fastest; none has been measured yet.
+MEASURED: Mapping[tuple[str, Problem], Layout] = {}
+
+#: The model of a step: microseconds, and bytes a microsecond of one processor. Sources:
+#: kernels.md, "the floor" (store, L2, load about 800 cycles), and the datasheet's 1.7 GHz with
+#: 128 B a clock from shared memory, about 40 B a clock from L2. Estimates until measured.
+HAND_OVER = 0.5
+WAIT_OF_A_TILE = 0.06
+POINTWISE = 0.15
+SHARED_BYTES_PER_US = 128 * 1700.0
+L2_BYTES_PER_US = 40 * 1700.0
+CYCLES_OF_A_DOT = 33 / 1700.0  # 16 columns of k
+
+#: Registers a thread may spend on tiles in flight: more of them spills (ahead-of-time compiles).
+TILE_REGISTERS = 96
+
+
+def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
+    """The plan of `problem` on `device`.
+
+    Persistent wherever a group with its weights fits on the device at once; otherwise stepped.
+    """
+    measured = MEASURED.get((device.name, problem))
+    candidates = [measured] if measured else list(_layouts(problem))
+    fitting = [layout for layout in candidates if _misfit(problem, layout, device) is None]
+    if fitting:
+        plans = [_persistent(problem, layout, device) for layout in fitting]
+        best = min(plans, key=lambda plan: plan.launches * _microseconds(problem, plan.layout))
+        why = "measured on this card" if measured else f"best of {len(plans)} layouts that fit"
+        return replace(best, reasons=(*_explanation(problem, best, device), why))
+    smallest = min(candidates, key=lambda layout: _shared_bytes(problem, layout))
+    slices, groups = _counts(problem, smallest)
+    misfit = _misfit(problem, smallest, device)
+    reasons = (f"stepped, a launch a step: even {smallest.block_h} units a program do not fit:",)
+    return Plan(smallest, False, slices, groups, groups, (*reasons, str(misfit)))
+
+
+def _layouts(problem: Problem) -> Iterator[Layout]:
+    for block_b in (16, 32, 64):
+        if block_b > 16 and block_b >= 2 * problem.batch:
+            continue  # more than half of the rows would be empty
+        for block_h in (16, 32, 64):
+            if block_h > 16 and block_h >= 2 * problem.hidden:
+                continue
+            for num_warps in (4, 8):
+                yield Layout(block_b, block_h, _block_k(problem.hidden, block_b), num_warps)
+
+
+def _block_k(hidden: int, block_b: int) -> int:
+    """The widest power of two, at most 8192 elements a tile, that pads H by little.
+
+    Little is an eighth, or, in a single tile of up to 256 columns, whatever it takes.
+    """
+    single = max(16, 1 << (hidden - 1).bit_length())
+    widths = [16, 32, 64, 128, 256, 512]
+    fit = [k for k in widths if k * block_b <= 8192 and -(-hidden // k) * k <= hidden * 9 / 8]
+    return max([*fit, single] if single <= 256 else fit, default=16)
+
+
+def _counts(problem: Problem, layout: Layout) -> tuple[int, int]:
+    """(slices, groups)."""
+    return -(-problem.hidden // layout.block_h), -(-problem.batch // layout.block_b)
+
+
+def _weight_bytes(problem: Problem, layout: Layout) -> int:
+    rows = -(-problem.hidden // layout.block_k) * layout.block_k
+    return GATES[problem.cell] * rows * layout.block_h * WIDTH[problem.dtype]
+
+
+def _tile_bytes(problem: Problem, layout: Layout) -> int:
+    """Of all that a program reads of the others each step."""
+    chunks = -(-problem.hidden // layout.block_k) * problem.exchanged_parts
+    return chunks * layout.block_k * layout.block_b * WIDTH[problem.dtype]
+
+
+def _shared_bytes(problem: Problem, layout: Layout) -> int:
+    staging = layout.block_b * layout.block_k * WIDTH[problem.dtype]
+    return _weight_bytes(problem, layout) + 2 * staging
+
+
+def _misfit(problem: Problem, layout: Layout, device: DeviceProperties) -> str | None:
+    """Why a group cannot be resident with this layout; None if it can."""
+    slices, _ = _counts(problem, layout)
+    programs = slices * problem.directions
+    if programs > device.processors:
+        return f"{programs} programs, {device.processors} processors"
+    shared = _shared_bytes(problem, layout)
+    if shared > device.shared_bytes:
+        return f"{shared / 1024:.0f} KB of weights and tiles, {device.shared_bytes // 1024} KB"
+    threads = layout.num_warps * device.warp
+    registers = _tile_bytes(problem, layout) / 4 / threads
+    if registers > TILE_REGISTERS:
+        return f"{registers:.0f} registers of tiles a thread, {TILE_REGISTERS} allowed"
+    return None
+
+
+def _persistent(problem: Problem, layout: Layout, device: DeviceProperties) -> Plan:
+    slices, groups = _counts(problem, layout)
+    resident = device.processors // (slices * problem.directions)
+    return Plan(layout, True, slices, groups, min(groups, resident), ())
+
+
+def _microseconds(problem: Problem, layout: Layout) -> float:
+    """The model of one step."""
+    chunks = -(-problem.hidden // layout.block_k) * problem.exchanged_parts
+    tiles = _tile_bytes(problem, layout)
+    dots = GATES[problem.cell] * -(-problem.hidden // 16) * (layout.block_b // 16)
+    columns = layout.block_h / 8 / layout.num_warps  # of 8, that a warp multiplies
+    return (
+        HAND_OVER
+        + chunks * WAIT_OF_A_TILE
+        + tiles / L2_BYTES_PER_US
+        + (2 * tiles + _weight_bytes(problem, layout)) / SHARED_BYTES_PER_US
+        + dots * max(1.0, columns) * CYCLES_OF_A_DOT / 4  # four chains overlap
+        + POINTWISE * layout.block_b * layout.block_h / 256 * 4 / layout.num_warps
+    )
+
+
+def _explanation(problem: Problem, plan: Plan, device: DeviceProperties) -> tuple[str, ...]:
+    layout = plan.layout
+    programs = plan.slices * plan.groups_per_launch * problem.directions
+    return (
+        f"{programs} programs on {device.processors} processors: {plan.slices} slices of "
+        f"{layout.block_h} units, {plan.groups_per_launch} of {plan.groups} groups of "
+        f"{layout.block_b} utterances at once, {problem.directions} directions",
+        f"weights {_weight_bytes(problem, layout) / 1024:.0f} KB a program, of "
+        f"{device.shared_bytes // 1024} KB shared memory",
+        f"model of a step: {_microseconds(problem, layout):.2f} us, of which hand-over "
+        f"{HAND_OVER} us; {plan.launches} launches",
+    )

@@ -1,0 +1,97 @@
+"""Every recurrence as a card would launch it, for compiling it without one."""
+
+from collections.abc import Iterator
+from typing import get_args
+
+from kernels.backends.triton.backward import backward_kernel
+from kernels.backends.triton.forward import forward_kernel
+from kernels.backends.triton.launch import DTYPES
+from kernels.backends.triton.plan import DEVICES, WIDTH, DType, Pass, Plan, Problem, make_plan
+from kernels.bench.compiled import Specimen
+from kernels.cells import GATES, Cell
+
+TARGET_OF = {"a100": "sm_80", "h200": "sm_90", "b200": "sm_100", "mi300x": "gfx942"}
+
+#: kernels.md's grid of shapes, both directions.
+HIDDEN = (320, 512, 768, 1024)
+BATCH = (8, 16, 32, 64)
+
+_SHORT = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def problems() -> Iterator[Problem]:
+    """The LSTM in bfloat16 over the whole grid, other cells and dtypes at some of its points."""
+    for pass_ in get_args(Pass):
+        for hidden in HIDDEN:
+            for batch in BATCH:
+                yield Problem(pass_, "lstm", batch, hidden, 2, "bfloat16")
+        for cell in get_args(Cell):
+            yield Problem(pass_, cell, 32, 512, 2, "float16")
+            yield Problem(pass_, cell, 32, 320, 2, "float32")
+        yield Problem(pass_, "lstm", 3, 100, 1, "bfloat16")
+
+
+def specimens() -> list[Specimen]:
+    """One for each problem, layout and precision; a layout that several targets share, once."""
+    found: dict[tuple[Problem, Plan, str], list[str]] = {}
+    for device, target in TARGET_OF.items():
+        for problem in problems():
+            plan = make_plan(problem, DEVICES[device])
+            same = Plan(plan.layout, plan.persistent, 0, 0, 0, ())
+            for precision in ("tf32", "ieee") if problem.dtype == "float32" else ("ieee",):
+                found.setdefault((problem, same, precision), []).append(target)
+    return [_specimen(*key, tuple(targets)) for key, targets in found.items()]
+
+
+def _specimen(
+    problem: Problem, plan: Plan, precision: str, targets: tuple[str, ...]
+) -> Specimen:
+    layout, cell, forward = plan.layout, problem.cell, problem.pass_ == "forward"
+    constants: dict[str, object] = {
+        "CELL": cell,
+        "H": problem.hidden,
+        "N": problem.directions,
+        "BLOCK_B": layout.block_b,
+        "BLOCK_H": layout.block_h,
+        "BLOCK_K": layout.block_k,
+        "DOT": DTYPES[problem.dtype],
+        "PRECISION": precision,
+        "POLL": plan.persistent,
+    }
+    constants |= {"SAVE_GATES": True, "SAVE_STATE": True} if forward else {"RAW": False}
+    absent = ["c_state" if forward else "dc_state"] if cell != "lstm" else []
+    absent += ["bias_hn"] if cell != "gru" and forward else []
+    absent += ["c_0"] if cell != "lstm" and not forward else []
+    constants |= dict.fromkeys(absent)
+    kernel = forward_kernel if forward else backward_kernel
+    element = "*" + _SHORT[problem.dtype]
+    states = {"h_state", "c_state", "c_0", "dh_state", "dc_state"}
+    scalars = {"B", "first_group", "first_step", "last_step", "limit"}
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        if name in scalars:
+            return "i32"
+        if name in states:
+            return "*fp32"
+        return "*i32" if name in ("lengths", "lost") else element
+
+    width = WIDTH[problem.dtype]
+    operands = GATES[cell] if forward else GATES[cell] + 5  # dy, saved, its past, y, h_0; c_0
+    mode = "persistent" if plan.persistent else "stepped"
+    return Specimen(
+        f"{problem.pass_} {cell} {_SHORT[problem.dtype]} H={problem.hidden} "
+        f"B={problem.batch} N={problem.directions} {precision} {mode}",
+        kernel,
+        {name: kind(name) for name in kernel.arg_names},
+        constants,
+        {
+            "num_warps": layout.num_warps,
+            "num_stages": 1,
+            "launch_cooperative_grid": plan.persistent,
+        },
+        targets=targets,
+        step_bytes=layout.block_b * layout.block_h * (operands * width + 4),
+        hands_over=plan.persistent,
+    )

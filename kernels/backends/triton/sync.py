@@ -1,0 +1,94 @@
+"""Hand-over between programs of one launch: the data is the flag.
+
+A buffer that programs exchange is filled beforehand with EMPTY, all bits one: a NaN that no
+arithmetic gives (hardware NaNs are 0x7FFF...), and that `filled` keeps out for good. Whoever needs
+a tile loads it past the L1 cache until no element is EMPTY: one round trip to L2, no atomics and no
+fence, because each element carries its own flag.
+
+A wait that never ends would hang the card. After `limit` polls, seconds where an honest wait takes
+microseconds, a program gives up waiting for good and goes on with the NaNs that it has, so that
+those who wait for it are released; the launch then says so, see `launch`.
+"""
+
+import triton
+import triton.language as tl
+
+EMPTY = -1
+POLL_LIMIT = 1 << 22
+
+
+@triton.jit
+def integers(pointer):
+    """The same pointer, to integers of the elements' width."""
+    if pointer.dtype.element_ty.primitive_bitwidth == 32:
+        return pointer.to(tl.pointer_type(tl.int32), bitcast=True)
+    else:
+        return pointer.to(tl.pointer_type(tl.int16), bitcast=True)
+
+
+@triton.jit
+def filled(values):
+    """`values` as integers, none of them EMPTY: what a writer stores."""
+    if values.dtype.primitive_bitwidth == 32:
+        bits = values.to(tl.int32, bitcast=True)
+        return tl.where(bits == -1, 0x7FFFFFFF, bits)
+    else:
+        bits = values.to(tl.int16, bitcast=True)
+        return tl.where(bits == -1, tl.full(bits.shape, 0x7FFF, tl.int16), bits)
+
+
+@triton.jit
+def peek(pointers, mask):
+    """What stands in a tile now, elements outside `mask` as 0."""
+    return tl.load(pointers, mask=mask, other=0, volatile=True)
+
+
+@triton.jit
+def missing(bits):
+    """1 if any element is still EMPTY, else 0."""
+    return tl.max(tl.ravel((bits == -1).to(tl.int32)), axis=0)
+
+
+@triton.jit
+def wait(bits, pointers, mask, limit):
+    """Peek, after a first look `bits`, until a tile is filled: (tile, `limit`, 0 if given up)."""
+    empty = missing(bits)
+    polls = 0
+    while (empty != 0) & (polls < limit):
+        bits = peek(pointers, mask)
+        empty = missing(bits)
+        polls += 1
+    return bits, tl.where(empty != 0, 0, limit)
+
+
+@triton.jit
+def exchanged(
+    source,  # of integers: first element of what this direction hands over
+    rows,  # [BLOCK_B] int64 offsets
+    rows_ok,  # [BLOCK_B]
+    limit,
+    DTYPE: tl.constexpr,
+    SIZE: tl.constexpr,  # columns of a part
+    PARTS: tl.constexpr,  # parts side by side, each cut into chunks
+    BLOCK_K: tl.constexpr,
+    POLL: tl.constexpr,
+):
+    """Tiles [BLOCK_B, BLOCK_K] of rows that other programs write: (tiles, `limit`, 0 if given up).
+
+    All loads start before the first wait, so that their round trips overlap.
+    """
+    CHUNKS: tl.constexpr = (SIZE + BLOCK_K - 1) // BLOCK_K
+    looks = ()
+    for n in tl.static_range(PARTS * CHUNKS):
+        k = (n % CHUNKS) * BLOCK_K + tl.arange(0, BLOCK_K)
+        pointers = source + (rows[:, None] + ((n // CHUNKS) * SIZE + k)[None, :])
+        looks = looks + (peek(pointers, rows_ok[:, None] & (k < SIZE)[None, :]),)
+    tiles = ()
+    for n in tl.static_range(PARTS * CHUNKS):
+        bits = looks[n]
+        if POLL:
+            k = (n % CHUNKS) * BLOCK_K + tl.arange(0, BLOCK_K)
+            pointers = source + (rows[:, None] + ((n // CHUNKS) * SIZE + k)[None, :])
+            bits, limit = wait(bits, pointers, rows_ok[:, None] & (k < SIZE)[None, :], limit)
+        tiles = tiles + (bits.to(DTYPE, bitcast=True),)
+    return tiles, limit

@@ -1,7 +1,8 @@
-"""Recurrent layers for padded batches of unequal lengths; usable alone, see README.md."""
+"""Recurrent layers and CTC for padded batches of unequal lengths; usable alone, see README.md."""
 
 from kernels.choice import choose_backend
 from kernels.convert import convert
+from kernels.ctc import ctc_loss, linear_ctc_loss
 from kernels.ctc.align import Alignment, ctc_align
 from kernels.ctc.beam import Hypotheses, ctc_beam_search
 from kernels.ctc.hotwords import Hotwords
@@ -23,7 +24,9 @@ __all__ = [
     "convert",
     "ctc_align",
     "ctc_beam_search",
+    "ctc_loss",
     "gru",
+    "linear_ctc_loss",
     "lstm",
     "rnn",
 ]

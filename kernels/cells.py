@@ -37,4 +37,4 @@ class Weights(NamedTuple):
 class Options(NamedTuple):
     """How a layer is computed; none of these changes what it computes."""
 
-    recompute: bool = False  # triton: compute gates again in the backward pass, not keep them
+    recompute: bool  # triton: compute the gates again in the backward pass, rather than keep them

@@ -115,11 +115,16 @@ def check_states(op: str, x: Tensor, states: States, shapes: Mapping[str, list[i
 
 
 def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
-    """Int64 [B], each from 1 to T."""
+    """Int64 [B], each from 1 to T.
+
+    Values on a GPU are not looked at, which would wait for it, see `Stack`; nor while compiling.
+    """
     if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
         got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
         raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
     _expect_shape(f"{op}: lengths", lengths, "[B]", [B])
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        return
     for n, length in enumerate(lengths.tolist()):
         if not 1 <= length <= T:
             raise ValueError(

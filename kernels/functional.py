@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from kernels import checks
-from kernels.cells import Cell, States
+from kernels.cells import Cell, Options, States
 from kernels.stack import Stack
 
 #: The input, and with it the output: a padded tensor or a PackedSequence.
@@ -25,6 +25,7 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     backend: str | None = None,
+    recompute: bool = False,
 ) -> tuple[Sequences, tuple[Tensor, Tensor]]:
     """Long short-term memory layers, one or both directions.
 
@@ -38,10 +39,13 @@ def lstm(
             projection (P = H without).
         hx: initial h [layers * directions, B, P] and c [layers * directions, B, H]; None: zero.
         lengths: [B] int64, valid frames of each utterance of a padded `x`, from 1 to T, on any
-            device; None: all T. What `x` holds past an end, NaN included, changes nothing and
-            gets a zero gradient.
+            device; None: all T. On a GPU they are not checked, which would wait for it: an
+            utterance with a wrong one comes out as NaN. What `x` holds past an end, NaN
+            included, changes nothing and gets a zero gradient.
         dropout: probability, between layers, if `training`.
         backend: see `kernels.choose_backend`.
+        recompute: the triton backend keeps c and h for the backward pass but not the gates, four
+            times as large, and computes them again there with one matrix product.
 
     Returns:
         Outputs [T, B, directions * P] laid out as `x`, zero past each end, and the final
@@ -50,7 +54,7 @@ def lstm(
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or value; the message names it.
     """
-    stack = _stack("lstm", weights, bidirectional, dropout, training, backend)
+    stack = _stack("lstm", weights, bidirectional, dropout, training, backend, recompute)
     y, (h, c) = _run(stack, x, hx, lengths, batch_first)
     return y, (h, c)
 
@@ -66,12 +70,13 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     backend: str | None = None,
+    recompute: bool = False,
 ) -> tuple[Sequences, Tensor]:
     """Gated recurrent units; as `lstm` with 3H rows of gates, `hx` and the final state only h.
 
     Equations: `kernels.backends.reference.gru_step`. Same results as `torch.nn.GRU`.
     """
-    stack = _stack("gru", weights, bidirectional, dropout, training, backend)
+    stack = _stack("gru", weights, bidirectional, dropout, training, backend, recompute)
     y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
     return y, h
 
@@ -88,6 +93,7 @@ def rnn(
     dropout: float = 0.0,
     training: bool = False,
     backend: str | None = None,
+    recompute: bool = False,
 ) -> tuple[Sequences, Tensor]:
     """Elman layers; as `gru` with H rows instead of gates.
 
@@ -96,7 +102,7 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     cell: Cell = "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu"
-    stack = _stack(cell, weights, bidirectional, dropout, training, backend)
+    stack = _stack(cell, weights, bidirectional, dropout, training, backend, recompute)
     y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
     return y, h
 
@@ -108,6 +114,7 @@ def _stack(
     dropout: float,
     training: bool,
     backend: str | None,
+    recompute: bool,
 ) -> Stack:
     op = cell.split("_")[0]
     checks.check_dropout(op, dropout)
@@ -117,6 +124,7 @@ def _stack(
         directions=2 if bidirectional else 1,
         dropout=dropout if training else 0.0,
         backend=backend,
+        options=Options(recompute),
     )
 
 

@@ -1,26 +1,36 @@
 """`LSTM`, `GRU` and `RNN`: torch.nn's modules with exact lengths and a choice of backend.
 
-They are torch.nn's own classes with another `forward`: the same constructor, parameters,
-initial values and state_dict.
+They have torch.nn's constructors, parameters, initial values and state_dict, all from its base
+class, but are no subclasses of nn.LSTM and so on: torch.compile breaks its graph at those.
 """
 
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels.backends import available_backends
-from kernels.choice import choose_backend
+from kernels.choice import check_backend
 from kernels.functional import gru, lstm, rnn
 
 
 class _Recurrent(nn.RNNBase):
-    """What the three share: the `backend` argument and the options of a call."""
+    """What the three share: the arguments of ours and the options of a call."""
 
-    def __init__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        choose_backend(backend, "cpu", available_backends())
+    def __init__(
+        self,
+        mode: str,  # torch's name of the cell
+        *args: Any,
+        backend: str | None = None,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if mode != "LSTM" and "proj_size" in kwargs:
+            raise ValueError(f"proj_size must be left out for {mode}: only an LSTM has projections")
+        super().__init__(mode, *args, **kwargs)
+        check_backend(backend, available_backends())
         self.backend = backend
+        self.recompute = recompute
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -29,6 +39,7 @@ class _Recurrent(nn.RNNBase):
             "dropout": self.dropout,
             "training": self.training,
             "backend": self.backend,
+            "recompute": self.recompute,
         }
 
     def extra_repr(self) -> str:
@@ -36,12 +47,16 @@ class _Recurrent(nn.RNNBase):
         return super().extra_repr() + backend
 
 
-class LSTM(_Recurrent, nn.LSTM):
+class LSTM(_Recurrent):
     """`torch.nn.LSTM`, faster on unequal lengths; see `kernels.lstm`.
 
     Args:
-        backend: see `kernels.choose_backend`; all others are those of `torch.nn.LSTM`.
+        backend: see `kernels.choose_backend`.
+        recompute: see `kernels.lstm`. All others are those of `torch.nn.LSTM`.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("LSTM", *args, **kwargs)
 
     @overload
     def forward(
@@ -61,12 +76,16 @@ class LSTM(_Recurrent, nn.LSTM):
         return lstm(x, self.all_weights, hx, lengths, **self._options())
 
 
-class GRU(_Recurrent, nn.GRU):
+class GRU(_Recurrent):
     """`torch.nn.GRU`, faster on unequal lengths; see `kernels.gru`.
 
     Args:
-        backend: see `kernels.choose_backend`; all others are those of `torch.nn.GRU`.
+        backend: see `kernels.choose_backend`.
+        recompute: see `kernels.lstm`. All others are those of `torch.nn.GRU`.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__("GRU", *args, **kwargs)
 
     @overload
     def forward(
@@ -83,12 +102,28 @@ class GRU(_Recurrent, nn.GRU):
         return gru(x, self.all_weights, hx, lengths, **self._options())
 
 
-class RNN(_Recurrent, nn.RNN):
+class RNN(_Recurrent):
     """`torch.nn.RNN`, faster on unequal lengths; see `kernels.rnn`.
 
     Args:
-        backend: see `kernels.choose_backend`; all others are those of `torch.nn.RNN`.
+        backend: see `kernels.choose_backend`.
+        recompute: see `kernels.lstm`. All others are those of `torch.nn.RNN`.
     """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: Literal["tanh", "relu"] = "tanh",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
+        self.nonlinearity = nonlinearity
+        mode = "RNN_TANH" if nonlinearity == "tanh" else "RNN_RELU"
+        super().__init__(mode, input_size, hidden_size, num_layers, *args, **kwargs)
 
     @overload
     def forward(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.backends import available_backends, load_backend
-from kernels.cells import GATES, Cell, States, Weights
+from kernels.backends import available_backends, load_backend, triton_is_interpreted
+from kernels.cells import GATES, Cell, Options, States, Weights
 from kernels.choice import choose_backend
 from kernels.precision import compute_dtype
 
@@ -21,6 +21,7 @@ class Stack:
     directions: int
     dropout: float  # between layers; 0 outside training
     backend: str | None
+    options: Options
 
     @property
     def op(self) -> str:
@@ -58,10 +59,12 @@ class Stack:
         T, B, _ = x.shape
         if hx is None:
             hx = tuple(x.new_zeros(shape) for shape in self.state_shapes(B).values())
-        if lengths is not None and bool((lengths == T).all()):
+        if lengths is not None and _all_full(lengths, T):
             lengths = None
         if lengths is not None:
-            lengths = lengths.to(x.device)
+            if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+                lengths, hx = _unchecked(lengths, hx, T)
+            lengths = lengths.to(x.device, non_blocking=True)
             past = torch.arange(T, device=x.device).unsqueeze(-1) >= lengths
             x = x.masked_fill(past.unsqueeze(-1), 0)  # 0 * NaN would be NaN
 
@@ -73,13 +76,29 @@ class Stack:
     def _layers(
         self, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
     ) -> tuple[Tensor, States]:
-        layer = load_backend(choose_backend(self.backend, x.device.type, available_backends()))
+        available, interpreted = available_backends(), triton_is_interpreted()
+        layer = load_backend(
+            choose_backend(self.backend, x.device.type, available, x.dtype, interpreted)
+        )
         finals: list[States] = []
         for first in range(0, len(weights), self.directions):
             part = slice(first, first + self.directions)
             if first and self.dropout:
                 x = F.dropout(x, self.dropout)
             initial = tuple(state[part] for state in states)
-            x, final = layer(self.cell, x, initial, weights[part], lengths)
+            x, final = layer(self.cell, x, initial, weights[part], lengths, self.options)
             finals.append(final)
         return x, tuple(torch.cat(state) for state in zip(*finals, strict=True))
+
+
+def _all_full(lengths: Tensor, T: int) -> bool:
+    """Whether no utterance ends before T, as far as that is known without a wait."""
+    known = lengths.device.type == "cpu" and not torch.compiler.is_compiling()
+    return known and bool((lengths == T).all())
+
+
+def _unchecked(lengths: Tensor, hx: States, T: int) -> tuple[Tensor, States]:
+    """Lengths that no check has seen: an utterance with a wrong one starts, and ends, as NaN."""
+    right = (lengths >= 1) & (lengths <= T)
+    rows = right.to(hx[0].device, non_blocking=True).unsqueeze(-1)  # [B, 1]
+    return lengths.clamp(1, T), tuple(state.masked_fill(~rows, float("nan")) for state in hx)

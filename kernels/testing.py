@@ -77,7 +77,7 @@ def initial_states(module: nn.RNNBase, B: int) -> tuple[Tensor, ...]:
     rows = module.num_layers * (2 if module.bidirectional else 1)
     weight = next(module.parameters())
     sizes = [module.proj_size or module.hidden_size]
-    if isinstance(module, nn.LSTM):
+    if module.mode == "LSTM":
         sizes.append(module.hidden_size)
     return tuple(torch.randn(rows, B, size).to(weight) for size in sizes)
 
@@ -94,7 +94,7 @@ def results(
     x, *states = (value.detach().to(dtype, copy=True).requires_grad_() for value in (x, *initial))
     hx: Any = None
     if states:
-        hx = tuple(states) if isinstance(module, nn.LSTM) else states[0]
+        hx = tuple(states) if module.mode == "LSTM" else states[0]
     with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
         y, final = way(module, x, hx)
     return collect(module, x, y, final, tuple(states))

@@ -5,13 +5,14 @@ adding a folder with the name that `choose_backend` knows.
 """
 
 import importlib
+import os
 from functools import cache
 from importlib.util import find_spec
 from typing import Protocol, cast
 
 from torch import Tensor
 
-from kernels.cells import Cell, States, Weights
+from kernels.cells import Cell, Options, States, Weights
 from kernels.choice import BACKENDS
 
 
@@ -25,6 +26,7 @@ class Layer(Protocol):
         states: States,  # initial h [N, B, P] and, for an LSTM, c [N, B, H]; N directions
         weights: list[Weights],  # one a direction, the second runs backwards in time
         lengths: Tensor | None,  # [B] int64 on x's device; None: all are T
+        options: Options,
     ) -> tuple[Tensor, States]:
         """Outputs [T, B, N*P], zero past each end, and the states at each end, like `states`.
 
@@ -36,7 +38,12 @@ class Layer(Protocol):
 @cache
 def available_backends() -> tuple[str, ...]:
     """Names of the backends that are part of this installation."""
-    return tuple(name for name in BACKENDS if find_spec(f"{__name__}.{name}"))
+    return tuple(name for name in BACKENDS if name != "triton" or find_spec("triton"))
+
+
+def triton_is_interpreted() -> bool:
+    """Whether Triton, once imported, runs on the CPU; see `kernels.choose_backend`."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def load_backend(name: str) -> Layer:

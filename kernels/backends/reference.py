@@ -8,7 +8,7 @@ was while its output is zero.
 import torch
 from torch import Tensor
 
-from kernels.cells import Cell, States, Weights
+from kernels.cells import Cell, Options, States, Weights
 
 
 def lstm_step(gates_x: Tensor, states: States, weights: Weights) -> States:
@@ -65,7 +65,12 @@ STEPS = {
 
 
 def layer(
-    cell: Cell, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
+    cell: Cell,
+    x: Tensor,
+    states: States,
+    weights: list[Weights],
+    lengths: Tensor | None,
+    options: Options,
 ) -> tuple[Tensor, States]:
     """See `kernels.backends.Layer`."""
     T, B, _ = x.shape

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.cells import Cell, States, Weights
+from kernels.cells import Cell, Options, States, Weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,12 @@ def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tenso
 
 
 def layer(
-    cell: Cell, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
+    cell: Cell,
+    x: Tensor,
+    states: States,
+    weights: list[Weights],
+    lengths: Tensor | None,
+    options: Options,
 ) -> tuple[Tensor, States]:
     """See `kernels.backends.Layer`."""
     ends = None if lengths is None else _Ends.of(lengths, len(x))

@@ -25,6 +25,16 @@ def test_choice(requested: str | None, device: str, available: list[str], chosen
     assert choose_backend(requested, device, available) == chosen
 
 
+def test_triton_needs_a_gpu_or_its_interpreter_and_has_no_float64() -> None:
+    there = ("triton", *BOTH)
+    with pytest.raises(ValueError, match=r"on a GPU, got the CPU; use backend=None"):
+        choose_backend("triton", "cpu", there)
+    assert choose_backend("triton", "cpu", there, interpreted=True) == "triton"
+    assert choose_backend(None, "cuda", there, torch.float64) == "torch"
+    with pytest.raises(ValueError, match="no float64"):
+        choose_backend("triton", "cuda", there, torch.float64)
+
+
 def test_a_name_that_is_not_there_is_an_error_and_never_replaced() -> None:
     with pytest.raises(ValueError, match=r"'triton' is not part of .* use backend=None"):
         choose_backend("triton", "cuda", BOTH)

@@ -1,7 +1,7 @@
 """Hand-written Triton kernels: a persistent recurrence with its weights on chip; see README.md.
 
-`layer` is the face to the rest; `ops` the torch operators; `forward` and `backward` the kernels over
-`tiles` and `sync`; `plan` decides how they are laid out, `launch` does it.
+`layer` is the face to the rest; `ops` the torch operators; `forward` and `backward` the kernels
+over `tiles` and `sync`; `plan` decides how they are laid out, `launch` does it.
 """
 
 import torch
@@ -17,7 +17,7 @@ def layer(
     states: States,
     weights: list[Weights],
     lengths: Tensor | None,
-    options: Options = Options(),
+    options: Options,
 ) -> tuple[Tensor, States]:
     """See `kernels.backends.Layer`.
 

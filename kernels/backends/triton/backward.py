@@ -9,8 +9,8 @@ products of what this kernel writes, see `layer`.
 import triton
 import triton.language as tl
 
-from kernels.backends.triton.sync import exchanged, filled, integers
-from kernels.backends.triton.tiles import frame_of, load_weights, product, share, tanh
+from kernels.backends.triton.sync import filled, integers
+from kernels.backends.triton.tiles import frame_of, load_rows, received_product, share, tanh
 
 
 @triton.jit
@@ -50,6 +50,7 @@ def backward_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AHEAD: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     RAW: tl.constexpr,
@@ -58,11 +59,14 @@ def backward_kernel(
     """One program of the grid (slices * groups, directions)."""
     GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
     PARTS: tl.constexpr = 4 if CELL == "gru" else GATES
-    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    DEPTH: tl.constexpr = 1 if GATES == 1 else 4
     DTYPE: tl.constexpr = dgates.dtype.element_ty
     direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
     length = tl.load(lengths + rows, mask=rows < B, other=0)
-    weights = load_weights(w_hh + direction * (GATES * H * H), units, H, GATES, BLOCK_K, False)
+    w_hh += direction * (GATES * H * H)
+    # GRU: the parts that are handed over are n, r, z, the rows of W_hh r, z, n.
+    TURN: tl.constexpr = 2 if CELL == "gru" else 0
+    weights = load_rows(w_hh, units, H, GATES, DEPTH, TURN, BLOCK_K)
 
     state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
     inside = (rows < B)[:, None] & (units < H)[None, :]
@@ -71,6 +75,8 @@ def backward_kernel(
     if CELL == "lstm":
         dc = tl.load(dc_state + state, mask=inside, other=0.0)
 
+    parts = tl.arange(0, DEPTH)[:, None, None]
+    columns = tl.arange(0, BLOCK_K)[None, None, :]
     handed = integers(dgates + direction * (PARTS * H))
     longest = tl.minimum(last_step, tl.max(length, axis=0))
     for back in range(first_step, longest):
@@ -87,18 +93,22 @@ def backward_kernel(
 
         later = step + 1 < length  # of these rows the step after this one is done
         after = (frame_of(step + 1, length, direction).to(tl.int64) * B + rows) * (N * PARTS * H)
-        tiles, limit = exchanged(handed, after, later, limit, DTYPE, H, GATES, BLOCK_K, POLL)
-        for part in tl.static_range(GATES):
-            # GRU: the parts handed over are n, r, z, the rows of W_hh r, z, n.
-            dh += product(
-                tiles,
-                part * CHUNKS,
-                weights,
-                ((part + 2) % 3 if CELL == "gru" else part) * CHUNKS,
-                CHUNKS,
-                DOT,
-                PRECISION,
-            )
+        products, limit = received_product(
+            handed,
+            after[None, :, None] + parts * H,
+            later[None, :, None] & (parts < GATES),
+            columns,
+            weights,
+            limit,
+            DTYPE,
+            DOT,
+            PRECISION,
+            H,
+            BLOCK_K,
+            AHEAD,
+            POLL,
+        )
+        dh += tl.sum(products, axis=0)
 
         out = integers(dgates) + (row * N + direction)[:, None] * (PARTS * H) + units[None, :]
         if CELL == "lstm":

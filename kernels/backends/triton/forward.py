@@ -13,13 +13,20 @@ length - 1 - s. Past its end a state stays what it was, and nothing is stored.
 import triton
 import triton.language as tl
 
-from kernels.backends.triton.sync import exchanged, filled, integers
-from kernels.backends.triton.tiles import frame_of, load_weights, product, share, tanh
+from kernels.backends.triton.sync import filled, integers
+from kernels.backends.triton.tiles import (
+    frame_of,
+    load_columns,
+    received_product,
+    share,
+    split_gates,
+    tanh,
+)
 
 
 @triton.jit(do_not_specialize=["B", "first_group", "first_step", "last_step", "limit"])
 def forward_kernel(
-    gates,  # [T, B, N, G, H] in: W x + b; out, if SAVE_GATES: the gates as the backward pass needs them
+    gates,  # [T, B, N, G, H] in: W x + b; out, if SAVE_GATES: the gates, for the backward pass
     w_hh,  # [N, G*H, H]
     bias_hn,  # [N, H] GRU: the bias inside the reset gate's product
     h_0,  # [N, B, H] what step 0 reads, never EMPTY
@@ -40,6 +47,7 @@ def forward_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    AHEAD: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
     SAVE_GATES: tl.constexpr,
@@ -48,11 +56,12 @@ def forward_kernel(
 ):
     """One program of the grid (slices * groups, directions)."""
     GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
-    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    WIDTH: tl.constexpr = 1 if GATES == 1 else 4
     DTYPE: tl.constexpr = y.dtype.element_ty
     direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
     length = tl.load(lengths + rows, mask=rows < B, other=0)
-    weights = load_weights(w_hh + direction * (GATES * H * H), units, H, GATES, BLOCK_K, True)
+    w_hh += direction * (GATES * H * H)
+    weights = load_columns(w_hh, tl.min(units, axis=0), H, GATES, WIDTH, BLOCK_H, BLOCK_K)
 
     state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
     inside = (rows < B)[:, None] & (units < H)[None, :]
@@ -66,6 +75,7 @@ def forward_kernel(
 
     initial = integers(h_0 + direction * B.to(tl.int64) * H)
     output = integers(y + direction * H)
+    columns = tl.arange(0, BLOCK_K)[None, :]
     for step in range(first_step, tl.minimum(last_step, tl.max(length, axis=0))):
         active = step < length
         here = active[:, None] & (units < H)[None, :]
@@ -78,14 +88,29 @@ def forward_kernel(
         before = (frame_of(step - 1, length, direction).to(tl.int64) * B + rows) * (N * H)
         source = tl.where(step == 0, initial, output)
         before = tl.where(step == 0, rows.to(tl.int64) * H, before)
-        tiles, limit = exchanged(source, before, active, limit, DTYPE, H, 1, BLOCK_K, POLL)
+        products, limit = received_product(
+            source,
+            before[:, None],
+            active[:, None],
+            columns,
+            weights,
+            limit,
+            DTYPE,
+            DOT,
+            PRECISION,
+            H,
+            BLOCK_K,
+            AHEAD,
+            POLL,
+        )
 
         at_unit = (row * N + direction)[:, None] * H + units[None, :]
         if CELL == "lstm":
-            i = tl.sigmoid(x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION))
-            f = tl.sigmoid(x[1] + product(tiles, 0, weights, CHUNKS, CHUNKS, DOT, PRECISION))
-            g = tanh(x[2] + product(tiles, 0, weights, 2 * CHUNKS, CHUNKS, DOT, PRECISION))
-            o = tl.sigmoid(x[3] + product(tiles, 0, weights, 3 * CHUNKS, CHUNKS, DOT, PRECISION))
+            u_i, u_f, u_g, u_o = split_gates(products, BLOCK_B, BLOCK_H)
+            i = tl.sigmoid(x[0] + u_i)
+            f = tl.sigmoid(x[1] + u_f)
+            g = tanh(x[2] + u_g)
+            o = tl.sigmoid(x[3] + u_o)
             c = tl.where(here, f * c + i * g, c)
             h = tl.where(here, o * tanh(c), h)
             if SAVE_GATES:
@@ -94,9 +119,10 @@ def forward_kernel(
                 tl.store(gates + at + 2 * H, g.to(DTYPE), mask=here)
                 tl.store(gates + at + 3 * H, o.to(DTYPE), mask=here)
         elif CELL == "gru":
-            r = tl.sigmoid(x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION))
-            z = tl.sigmoid(x[1] + product(tiles, 0, weights, CHUNKS, CHUNKS, DOT, PRECISION))
-            u = product(tiles, 0, weights, 2 * CHUNKS, CHUNKS, DOT, PRECISION) + bias[None, :]
+            u_r, u_z, u_n, _ = split_gates(products, BLOCK_B, BLOCK_H)
+            r = tl.sigmoid(x[0] + u_r)
+            z = tl.sigmoid(x[1] + u_z)
+            u = u_n + bias[None, :]
             n = tanh(x[2] + r * u)
             h = tl.where(here, (1 - z) * n + z * h, h)
             if SAVE_GATES:
@@ -106,7 +132,7 @@ def forward_kernel(
             if SAVE_STATE:
                 tl.store(saved + at_unit, u.to(DTYPE), mask=here)
         else:
-            a = x[0] + product(tiles, 0, weights, 0, CHUNKS, DOT, PRECISION)
+            a = x[0] + products
             if CELL == "rnn_tanh":
                 a = tanh(a)
             else:

@@ -19,6 +19,10 @@ INTEGERS = {torch.float32: torch.int32, torch.float16: torch.int16, torch.bfloat
 DTYPES = {"float32": tl.float32, "float16": tl.float16, "bfloat16": tl.bfloat16}
 
 
+#: Of a thread. ptxas, left alone, spills some kernels to fit two programs on a processor.
+MAX_REGISTERS = 255
+
+
 def interpreted() -> bool:
     """Whether Triton runs programs one after another on the CPU (TRITON_INTERPRET=1)."""
     return bool(triton.knobs.runtime.interpret)
@@ -91,10 +95,13 @@ def run(
         "BLOCK_B": layout.block_b,
         "BLOCK_H": layout.block_h,
         "BLOCK_K": layout.block_k,
+        "AHEAD": layout.ahead,
         "POLL": plan.persistent,
         "num_warps": layout.num_warps,
         "num_stages": 1,
     }
+    if not torch.version.hip:
+        constants["maxnreg"] = MAX_REGISTERS
     if plan.persistent:
         constants["launch_cooperative_grid"] = not interpreted()
         spans = [(0, steps)]

@@ -38,6 +38,12 @@ def _starts(lengths: Tensor, N: int) -> list[Tensor]:
     return [torch.zeros_like(lengths), lengths - 1][:N]
 
 
+def _keeps_state(cell: str, save: str) -> bool:
+    """Whether `saved` holds something: c of an LSTM always, U_n h of a GRU with its gates."""
+    needed = {"lstm": ("gates", "state"), "gru": ("gates",)}
+    return save in needed.get(cell, ())
+
+
 def _sum(rows: Tensor) -> Tensor:
     """Over the first dimension, in float32 whatever the dtype."""
     return rows.sum(0, dtype=torch.float32).to(rows.dtype)
@@ -76,7 +82,7 @@ def recurrence(
         for n, start in enumerate(_starts(lengths, N)):
             gates[start, torch.arange(B, device=x.device), n] += first[n]
     y = empty_until_written(_past(lengths, T), (T, B, N, H), x.dtype)
-    keep = cell == "lstm" and save != "nothing" or cell == "gru" and save == "gates"
+    keep = _keeps_state(cell, save)
     saved = x.new_empty((T, B, N, H) if keep else 0)
     h_state = h_0.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     c_state = c_0 if c_0 is None else c_0.to(torch.float32, copy=True).contiguous()
@@ -134,7 +140,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, _ = x.shape
     N, GH, H = w_hh.shape
-    keep = cell == "lstm" and save != "nothing" or cell == "gru" and save == "gates"
+    keep = _keeps_state(cell, save)
     return (
         x.new_empty(T, B, N * H),
         x.new_empty(N, B, H),
@@ -305,7 +311,8 @@ def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tupl
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:
     raise NotImplementedError(
-        "the triton backend has no double backward; use backend='reference' for gradients of gradients"
+        "the triton backend has no double backward; use backend='reference' for gradients of "
+        "gradients"
     )
 
 

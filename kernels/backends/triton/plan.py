@@ -48,11 +48,6 @@ class Problem:
     directions: int
     dtype: DType
 
-    @property
-    def exchanged_parts(self) -> int:
-        """Blocks of H columns that the programs hand over each step."""
-        return 1 if self.pass_ == "forward" else GATES[self.cell]
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -61,6 +56,7 @@ class Layout:
     block_b: int  # utterances of a group
     block_h: int  # hidden units of a program
     block_k: int  # columns of a tile
+    ahead: int  # tiles loaded before the first is waited for
     num_warps: int
 
 
@@ -94,8 +90,10 @@ SHARED_BYTES_PER_US = 128 * 1700.0
 L2_BYTES_PER_US = 40 * 1700.0
 CYCLES_OF_A_DOT = 33 / 1700.0  # 16 columns of k
 
-#: Registers a thread may spend on tiles in flight: more of them spills (ahead-of-time compiles).
-TILE_REGISTERS = 96
+#: What ahead-of-time compiles of the LSTM in bfloat16 take without spilling, with 255 registers:
+#: elements of h a group reads each step, and elements in flight.
+MOST_READ: Mapping[Pass, int] = {"forward": 32_768, "backward": 16_384}
+MOST_IN_FLIGHT: Mapping[Pass, int] = {"forward": 8192, "backward": 4096}
 
 
 def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
@@ -119,25 +117,29 @@ def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:
+    most = MOST_IN_FLIGHT[problem.pass_] * 2 // WIDTH[problem.dtype]
     for block_b in (16, 32, 64):
         if block_b > 16 and block_b >= 2 * problem.batch:
             continue  # more than half of the rows would be empty
+        block_k = _block_k(problem.hidden, most // block_b)
+        ahead = max(1, min(4, most // (block_b * block_k)))
         for block_h in (16, 32, 64):
             if block_h > 16 and block_h >= 2 * problem.hidden:
                 continue
             for num_warps in (4, 8):
-                yield Layout(block_b, block_h, _block_k(problem.hidden, block_b), num_warps)
+                yield Layout(block_b, block_h, block_k, ahead, num_warps)
 
 
-def _block_k(hidden: int, block_b: int) -> int:
-    """The widest power of two, at most 8192 elements a tile, that pads H by little.
+def _block_k(hidden: int, most: int) -> int:
+    """The widest power of two up to `most` that pads H by little.
 
     Little is an eighth, or, in a single tile of up to 256 columns, whatever it takes.
     """
     single = max(16, 1 << (hidden - 1).bit_length())
     widths = [16, 32, 64, 128, 256, 512]
-    fit = [k for k in widths if k * block_b <= 8192 and -(-hidden // k) * k <= hidden * 9 / 8]
-    return max([*fit, single] if single <= 256 else fit, default=16)
+    fit = [k for k in widths if -(-hidden // k) * k <= hidden * 9 / 8]
+    fit += [single] if single <= 256 else []
+    return max((k for k in fit if k <= most), default=16)
 
 
 def _counts(problem: Problem, layout: Layout) -> tuple[int, int]:
@@ -145,20 +147,29 @@ def _counts(problem: Problem, layout: Layout) -> tuple[int, int]:
     return -(-problem.hidden // layout.block_h), -(-problem.batch // layout.block_b)
 
 
+def _gates(problem: Problem) -> int:
+    """Side by side in the weights' tiles; three are padded to four."""
+    return 4 if GATES[problem.cell] > 1 else 1
+
+
+def _chunks(problem: Problem, layout: Layout) -> int:
+    return -(-problem.hidden // layout.block_k)
+
+
 def _weight_bytes(problem: Problem, layout: Layout) -> int:
-    rows = -(-problem.hidden // layout.block_k) * layout.block_k
-    return GATES[problem.cell] * rows * layout.block_h * WIDTH[problem.dtype]
+    rows = _chunks(problem, layout) * layout.block_k
+    return _gates(problem) * rows * layout.block_h * WIDTH[problem.dtype]
 
 
 def _tile_bytes(problem: Problem, layout: Layout) -> int:
-    """Of all that a program reads of the others each step."""
-    chunks = -(-problem.hidden // layout.block_k) * problem.exchanged_parts
-    return chunks * layout.block_k * layout.block_b * WIDTH[problem.dtype]
+    """Of one chunk that a program reads of the others each step."""
+    parts = 1 if problem.pass_ == "forward" else _gates(problem)
+    return parts * layout.block_k * layout.block_b * WIDTH[problem.dtype]
 
 
 def _shared_bytes(problem: Problem, layout: Layout) -> int:
-    staging = layout.block_b * layout.block_k * WIDTH[problem.dtype]
-    return _weight_bytes(problem, layout) + 2 * staging
+    """Weights, one chunk on its way to the tensor cores, and what reductions need."""
+    return _weight_bytes(problem, layout) + _tile_bytes(problem, layout) + 4096
 
 
 def _misfit(problem: Problem, layout: Layout, device: DeviceProperties) -> str | None:
@@ -170,10 +181,9 @@ def _misfit(problem: Problem, layout: Layout, device: DeviceProperties) -> str |
     shared = _shared_bytes(problem, layout)
     if shared > device.shared_bytes:
         return f"{shared / 1024:.0f} KB of weights and tiles, {device.shared_bytes // 1024} KB"
-    threads = layout.num_warps * device.warp
-    registers = _tile_bytes(problem, layout) / 4 / threads
-    if registers > TILE_REGISTERS:
-        return f"{registers:.0f} registers of tiles a thread, {TILE_REGISTERS} allowed"
+    most = MOST_READ[problem.pass_] * 2 // WIDTH[problem.dtype]
+    if layout.block_b * problem.hidden > most:
+        return f"{layout.block_b} rows of {problem.hidden} are read a step, {most} elements fit"
     return None
 
 
@@ -185,17 +195,19 @@ def _persistent(problem: Problem, layout: Layout, device: DeviceProperties) -> P
 
 def _microseconds(problem: Problem, layout: Layout) -> float:
     """The model of one step."""
-    chunks = -(-problem.hidden // layout.block_k) * problem.exchanged_parts
-    tiles = _tile_bytes(problem, layout)
-    dots = GATES[problem.cell] * -(-problem.hidden // 16) * (layout.block_b // 16)
-    columns = layout.block_h / 8 / layout.num_warps  # of 8, that a warp multiplies
+    chunks = _chunks(problem, layout)
+    tiles = chunks * _tile_bytes(problem, layout)
+    trips = -(-chunks // layout.ahead)  # that do not overlap
+    depth = chunks * layout.block_k / 16 * layout.block_b / 16
+    # Of 8 columns, or of gates in the backward pass, that one warp multiplies.
+    share = max(1.0, _gates(problem) * layout.block_h / 8 / layout.num_warps)
     return (
-        HAND_OVER
+        HAND_OVER * trips
         + chunks * WAIT_OF_A_TILE
         + tiles / L2_BYTES_PER_US
         + (2 * tiles + _weight_bytes(problem, layout)) / SHARED_BYTES_PER_US
-        + dots * max(1.0, columns) * CYCLES_OF_A_DOT / 4  # four chains overlap
-        + POINTWISE * layout.block_b * layout.block_h / 256 * 4 / layout.num_warps
+        + depth * share * CYCLES_OF_A_DOT
+        + POINTWISE * max(1.0, layout.block_b * layout.block_h / 32 / layout.num_warps)
     )
 
 

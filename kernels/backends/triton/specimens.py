@@ -5,8 +5,8 @@ from typing import get_args
 
 from kernels.backends.triton.backward import backward_kernel
 from kernels.backends.triton.forward import forward_kernel
-from kernels.backends.triton.launch import DTYPES
-from kernels.backends.triton.plan import DEVICES, WIDTH, DType, Pass, Plan, Problem, make_plan
+from kernels.backends.triton.launch import DTYPES, MAX_REGISTERS
+from kernels.backends.triton.plan import DEVICES, WIDTH, Pass, Plan, Problem, make_plan
 from kernels.bench.compiled import Specimen
 from kernels.cells import GATES, Cell
 
@@ -43,9 +43,7 @@ def specimens() -> list[Specimen]:
     return [_specimen(*key, tuple(targets)) for key, targets in found.items()]
 
 
-def _specimen(
-    problem: Problem, plan: Plan, precision: str, targets: tuple[str, ...]
-) -> Specimen:
+def _specimen(problem: Problem, plan: Plan, precision: str, targets: tuple[str, ...]) -> Specimen:
     layout, cell, forward = plan.layout, problem.cell, problem.pass_ == "forward"
     constants: dict[str, object] = {
         "CELL": cell,
@@ -54,6 +52,7 @@ def _specimen(
         "BLOCK_B": layout.block_b,
         "BLOCK_H": layout.block_h,
         "BLOCK_K": layout.block_k,
+        "AHEAD": layout.ahead,
         "DOT": DTYPES[problem.dtype],
         "PRECISION": precision,
         "POLL": plan.persistent,
@@ -90,8 +89,12 @@ def _specimen(
             "num_warps": layout.num_warps,
             "num_stages": 1,
             "launch_cooperative_grid": plan.persistent,
+            "maxnreg": MAX_REGISTERS,
         },
         targets=targets,
-        step_bytes=layout.block_b * layout.block_h * (operands * width + 4),
+        # A stepped launch has no time loop to look into.
+        step_bytes=None
+        if not plan.persistent
+        else layout.block_b * layout.block_h * (operands * width + 4),
         hands_over=plan.persistent,
     )

@@ -40,7 +40,7 @@ def filled(values):
 @triton.jit
 def peek(pointers, mask):
     """What stands in a tile now, elements outside `mask` as 0."""
-    return tl.load(pointers, mask=mask, other=0, volatile=True)
+    return tl.load(pointers, mask=mask, other=0, cache_modifier=".cv", volatile=True)
 
 
 @triton.jit
@@ -59,36 +59,3 @@ def wait(bits, pointers, mask, limit):
         empty = missing(bits)
         polls += 1
     return bits, tl.where(empty != 0, 0, limit)
-
-
-@triton.jit
-def exchanged(
-    source,  # of integers: first element of what this direction hands over
-    rows,  # [BLOCK_B] int64 offsets
-    rows_ok,  # [BLOCK_B]
-    limit,
-    DTYPE: tl.constexpr,
-    SIZE: tl.constexpr,  # columns of a part
-    PARTS: tl.constexpr,  # parts side by side, each cut into chunks
-    BLOCK_K: tl.constexpr,
-    POLL: tl.constexpr,
-):
-    """Tiles [BLOCK_B, BLOCK_K] of rows that other programs write: (tiles, `limit`, 0 if given up).
-
-    All loads start before the first wait, so that their round trips overlap.
-    """
-    CHUNKS: tl.constexpr = (SIZE + BLOCK_K - 1) // BLOCK_K
-    looks = ()
-    for n in tl.static_range(PARTS * CHUNKS):
-        k = (n % CHUNKS) * BLOCK_K + tl.arange(0, BLOCK_K)
-        pointers = source + (rows[:, None] + ((n // CHUNKS) * SIZE + k)[None, :])
-        looks = looks + (peek(pointers, rows_ok[:, None] & (k < SIZE)[None, :]),)
-    tiles = ()
-    for n in tl.static_range(PARTS * CHUNKS):
-        bits = looks[n]
-        if POLL:
-            k = (n % CHUNKS) * BLOCK_K + tl.arange(0, BLOCK_K)
-            pointers = source + (rows[:, None] + ((n // CHUNKS) * SIZE + k)[None, :])
-            bits, limit = wait(bits, pointers, rows_ok[:, None] & (k < SIZE)[None, :], limit)
-        tiles = tiles + (bits.to(DTYPE, bitcast=True),)
-    return tiles, limit

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from kernels.backends.triton.sync import peek, wait
+
 
 @triton.jit
 def tanh(x):
@@ -30,48 +32,106 @@ def frame_of(step, length, direction):
 
 
 @triton.jit
-def load_weights(
+def load_columns(
     w_hh,  # of one direction: [G*H, H]
-    units,  # [BLOCK_H]
+    first_unit,
     H: tl.constexpr,
     GATES: tl.constexpr,
+    WIDTH: tl.constexpr,  # gates side by side: 1, or 4 of which GATES are there
+    BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    TRANSPOSED: tl.constexpr,  # W_hh^T, as the forward recurrence needs it
 ):
-    """Tiles [BLOCK_K, BLOCK_H] of the columns `units`: gate after gate, chunk after chunk."""
-    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    """Tiles [BLOCK_K, WIDTH * BLOCK_H] of W_hh^T for the forward recurrence, chunk after chunk.
+
+    Column (half, unit, bit) belongs to gate 2 * half + bit: with four warps all gates of a unit
+    then come out in one thread, see `split_gates`.
+    """
+    column = tl.arange(0, WIDTH * BLOCK_H)
+    unit = first_unit + column
+    gate = column * 0
+    if WIDTH == 4:
+        unit = first_unit + (column // 2) % BLOCK_H
+        gate = 2 * (column // (2 * BLOCK_H)) + column % 2
     weights = ()
-    for n in tl.static_range(GATES * CHUNKS):
-        k = (n % CHUNKS) * BLOCK_K + tl.arange(0, BLOCK_K)
-        row = (n // CHUNKS) * H
-        if TRANSPOSED:
-            offsets = (row + units)[None, :] * H + k[:, None]
-        else:
-            offsets = (row + k)[:, None] * H + units[None, :]
-        inside = (k < H)[:, None] & (units < H)[None, :]
+    for chunk in tl.static_range((H + BLOCK_K - 1) // BLOCK_K):
+        k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+        inside = (k < H)[:, None] & ((unit < H) & (gate < GATES))[None, :]
+        offsets = (gate * H + unit)[None, :] * H + k[:, None]
         weights = weights + (tl.load(w_hh + offsets, mask=inside, other=0.0),)
     return weights
 
 
 @triton.jit
-def product(
-    tiles,
-    FIRST_TILE: tl.constexpr,
-    weights,
-    FIRST_WEIGHT: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    DOT: tl.constexpr,  # dtype of the factors
-    PRECISION: tl.constexpr,
+def split_gates(products, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """[BLOCK_B, 4 * BLOCK_H] in the order of `load_columns` as four tiles [BLOCK_B, BLOCK_H]."""
+    halves = products.reshape(BLOCK_B, 2, BLOCK_H, 2).permute(0, 2, 3, 1)
+    low, high = tl.split(halves)  # gates 0 1, gates 2 3
+    first, second = tl.split(low)
+    third, fourth = tl.split(high)
+    return first, second, third, fourth
+
+
+@triton.jit
+def load_rows(
+    w_hh,  # of one direction: [G*H, H]
+    units,  # [BLOCK_H]
+    H: tl.constexpr,
+    GATES: tl.constexpr,
+    DEPTH: tl.constexpr,  # gates in a stack: 1, or 4 of which GATES are there
+    TURN: tl.constexpr,  # the gate on top of the stack
+    BLOCK_K: tl.constexpr,
 ):
-    """Sum of tiles[k] @ weights[k] over CHUNKS of k: float32 [BLOCK_B, BLOCK_H]."""
-    total = tl.dot(
-        tiles[FIRST_TILE].to(DOT), weights[FIRST_WEIGHT].to(DOT), input_precision=PRECISION
-    )
-    for k in tl.static_range(1, CHUNKS):
-        total = tl.dot(
-            tiles[FIRST_TILE + k].to(DOT),
-            weights[FIRST_WEIGHT + k].to(DOT),
-            total,
-            input_precision=PRECISION,
-        )
-    return total
+    """Tiles [DEPTH, BLOCK_K, BLOCK_H] of W_hh for the backward recurrence, chunk after chunk.
+
+    The products of a stack are done side by side, by different warps, and then added.
+    """
+    level = tl.arange(0, DEPTH)[:, None, None]
+    gate = (level + TURN) % GATES
+    weights = ()
+    for chunk in tl.static_range((H + BLOCK_K - 1) // BLOCK_K):
+        k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
+        inside = (k < H) & (level < GATES) & (units < H)[None, None, :]
+        offsets = (gate * H + k) * H + units[None, None, :]
+        weights = weights + (tl.load(w_hh + offsets, mask=inside, other=0.0),)
+    return weights
+
+
+@triton.jit
+def received_product(
+    source,  # of integers: first element of what this direction hands over
+    rows,  # int64 offsets, [BLOCK_B, 1] or [DEPTH, BLOCK_B, 1]
+    rows_ok,  # likewise
+    columns,  # [1, BLOCK_K] or [1, 1, BLOCK_K], those of the first chunk
+    weights,  # tiles, chunk after chunk
+    limit,
+    DTYPE: tl.constexpr,  # of what is handed over
+    DOT: tl.constexpr,  # of the factors
+    PRECISION: tl.constexpr,
+    H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    AHEAD: tl.constexpr,  # chunks that are loaded before the first of them is waited for
+    POLL: tl.constexpr,
+):
+    """Rows that other programs write, times the weights: (float32 product, `limit`).
+
+    Loads start AHEAD of the waits, so that their round trips overlap.
+    """
+    CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    looks = ()
+    for n in tl.static_range(min(AHEAD, CHUNKS)):
+        k = n * BLOCK_K + columns
+        looks = looks + (peek(source + rows + k, rows_ok & (k < H)),)
+    for n in tl.static_range(CHUNKS):
+        bits = looks[n]
+        k = n * BLOCK_K + columns
+        if POLL:
+            bits, limit = wait(bits, source + rows + k, rows_ok & (k < H), limit)
+        if n + AHEAD < CHUNKS:
+            k += AHEAD * BLOCK_K
+            looks = looks + (peek(source + rows + k, rows_ok & (k < H)),)
+        tile = bits.to(DTYPE, bitcast=True).to(DOT)
+        if n == 0:
+            total = tl.dot(tile, weights[n].to(DOT), input_precision=PRECISION)
+        else:
+            total = tl.dot(tile, weights[n].to(DOT), total, input_precision=PRECISION)
+    return total, limit

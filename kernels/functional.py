@@ -155,7 +155,7 @@ def _run_batch(
     _check_fit(stack, x, hx, B)
     if lengths is not None:
         checks.check_lengths(stack.op, lengths, T, B)
-    return stack(x, hx, lengths)
+    return stack.run(x, hx, lengths)
 
 
 def _run_alone(stack: Stack, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
@@ -163,7 +163,7 @@ def _run_alone(stack: Stack, x: Tensor, hx: States | None) -> tuple[Tensor, Stat
     _check_fit(stack, x, hx)
     if hx is not None:
         hx = tuple(state.unsqueeze(1) for state in hx)
-    y, finals = stack(x.unsqueeze(1), hx, None)
+    y, finals = stack.run(x.unsqueeze(1), hx, None)
     return y.squeeze(1), tuple(state.squeeze(1) for state in finals)
 
 
@@ -176,7 +176,7 @@ def _run_packed(
     padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes))
     if hx is not None:
         hx = _ordered(hx, x.sorted_indices)
-    y, finals = stack(padded, hx, lengths)
+    y, finals = stack.run(padded, hx, lengths)
     data = pack_padded_sequence(y, lengths).data
     packed = PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
     return packed, _ordered(finals, x.unsorted_indices)

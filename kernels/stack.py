@@ -46,7 +46,7 @@ class Stack:
             shapes["c_0"] = [len(self.weights), *batch, self.hidden_size]
         return shapes
 
-    def __call__(
+    def run(
         self,
         x: Tensor,  # [T, B, D]
         hx: States | None,  # as `state_shapes(B)`

@@ -1,14 +1,12 @@
 """The implementations of a recurrent layer, one module or package each.
 
-A backend is a module of this package with a function `layer` of type `Layer`. Adding one is
-adding a folder with the name that `choose_backend` knows.
+A backend is a module of this package with a function `layer` of type `Layer`, `load_backend`
+has the list.
 """
 
-import importlib
 import os
-from functools import cache
 from importlib.util import find_spec
-from typing import Protocol, cast
+from typing import Protocol
 
 from torch import Tensor
 
@@ -35,10 +33,12 @@ class Layer(Protocol):
         """
 
 
-@cache
+_AVAILABLE = tuple(name for name in BACKENDS if name != "triton" or find_spec("triton"))
+
+
 def available_backends() -> tuple[str, ...]:
     """Names of the backends that are part of this installation."""
-    return tuple(name for name in BACKENDS if name != "triton" or find_spec("triton"))
+    return _AVAILABLE
 
 
 def triton_is_interpreted() -> bool:
@@ -47,5 +47,14 @@ def triton_is_interpreted() -> bool:
 
 
 def load_backend(name: str) -> Layer:
-    """The `layer` function of backend `name`, imported when first asked for."""
-    return cast(Layer, importlib.import_module(f"{__name__}.{name}").layer)
+    """The `layer` function of backend `name`, imported when first asked for.
+
+    Written out, since torch.compile follows import statements only.
+    """
+    if name == "triton":
+        from kernels.backends.triton import layer
+    elif name == "torch":
+        from kernels.backends.torch import layer
+    else:
+        from kernels.backends.reference import layer
+    return layer

@@ -101,7 +101,8 @@ def test_nan_stays_in_its_utterance_and_ends(name: str, options: dict[str, Any])
     x[0, 2] = torch.full((D,), -1, dtype=torch.int32).view(torch.float32)
     y = module(x, None, lengths)[0]
     torch.testing.assert_close(y[:, :2], clean[:, :2], rtol=0, atol=0)
-    assert y[:5, 2].isnan().all()
+    assert y[:5, 2, :5].isnan().all()  # forwards, from frame 0 on
+    assert y[:2, 2, 5:].isnan().all()  # backwards, from frame 1 on
     assert not (y.view(torch.int32) == -1).any()
 
 
@@ -125,13 +126,14 @@ def test_no_double_backward() -> None:
         dx.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
 @cells
-def test_compiles_without_graph_break(name: str, options: dict[str, Any], backend: str) -> None:
-    module = getattr(kernels, name)(D, 5, num_layers=2, backend=backend, **options)
+def test_compiles_without_graph_break(name: str, options: dict[str, Any]) -> None:
+    module = getattr(kernels, name)(D, 5, num_layers=2, backend="triton", **options)
     x, lengths = torch.randn(6, 3, D), torch.tensor([6, 2, 5])
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(_flat(compiled(x, None, lengths)), _flat(module(x, None, lengths))):
+    for got, expected in zip(
+        _flat(compiled(x, None, lengths)), _flat(module(x, None, lengths)), strict=True
+    ):
         torch.testing.assert_close(got, expected)
 
 
@@ -155,7 +157,7 @@ def test_operators_are_what_torch_expects(cell: str, save: str) -> None:
     weights = (draw(N * G * H, D), draw(N, G * H, H), draw(N * G * H), bias_hn)
     arguments = (draw(T, B, D), *weights, first, draw(N, B, H), c_0, torch.tensor([3, 1]))
     torch.library.opcheck(
-        recurrence, (*arguments, cell, save, "ieee"), test_utils=_OPCHECKS, atol=1e-5, rtol=1e-5
+        recurrence, (*arguments, cell, save), test_utils=_OPCHECKS, atol=1e-5, rtol=1e-5
     )
 
 

@@ -42,8 +42,7 @@ def layer(
     save = "nothing"
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
         save = "state" if options.recompute else "gates"
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
-    y, h_n, c_n, _, _ = recurrence(*arguments, lengths, cell, save, precision)
+    y, h_n, c_n, _, _ = recurrence(*arguments, lengths, cell, save)
     if projection is not None:
         y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)
         h_n = h_n @ projection.transpose(1, 2)

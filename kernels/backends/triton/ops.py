@@ -49,7 +49,9 @@ def _sum(rows: Tensor) -> Tensor:
     return rows.sum(0, dtype=torch.float32).to(rows.dtype)
 
 
-def _constants(cell: Cell, H: int, dtype: torch.dtype, precision: str) -> dict[str, Any]:
+def _constants(cell: Cell, H: int, dtype: torch.dtype) -> dict[str, Any]:
+    # As torch's own products outside the kernel: torch.set_float32_matmul_precision.
+    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     # The interpreter multiplies the bit patterns of bfloat16.
     dot = "float32" if interpreted() else dtype_name(dtype)
     return {"CELL": cell, "H": H, "DOT": DTYPES[dot], "PRECISION": precision}
@@ -68,7 +70,6 @@ def recurrence(
     lengths: Tensor,  # [B] int64
     cell: str,
     save: str,  # one of SAVES
-    precision: str,  # of float32 products: ieee or tf32
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(y [T, B, N*H], h_n, c_n [N, B, H], gates [T, B, N, G, H], saved [T, B, N, H]).
 
@@ -108,7 +109,7 @@ def recurrence(
         N,
         SAVE_GATES=save == "gates",
         SAVE_STATE=keep,
-        **_constants(kind, H, x.dtype, precision),
+        **_constants(kind, H, x.dtype),
     )
     c_n = x.new_empty(0) if c_state is None else c_state.to(x.dtype, copy=True)
     kept = gates if save == "gates" else x.new_empty(0)
@@ -136,7 +137,6 @@ def _(
     lengths: Tensor,
     cell: str,
     save: str,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, _ = x.shape
     N, GH, H = w_hh.shape
@@ -168,7 +168,6 @@ def recurrence_backward(
     gates: Tensor,
     saved: Tensor,
     cell: str,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of (x, w_ih, w_hh, bias, bias_hn, first, h_0, c_0), of which some may be empty."""
     T, B, D = x.shape
@@ -195,7 +194,7 @@ def recurrence_backward(
         T,
         N,
         RAW=raw,
-        **_constants(kind, H, x.dtype, precision),
+        **_constants(kind, H, x.dtype),
     )
 
     # GRU: parts n inside r, r, z, n; the first three belong to W_hh, the last three to W_ih.
@@ -283,7 +282,6 @@ def _(
     gates: Tensor,
     saved: Tensor,
     cell: str,
-    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     def like(tensor: Tensor | None) -> Tensor:
         return x.new_empty(0) if tensor is None else torch.empty_like(tensor)
@@ -294,19 +292,19 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, cell, _, precision = inputs
+    *tensors, cell, _ = inputs
     y, _, _, gates, saved = output
     ctx.save_for_backward(*tensors, y, gates, saved)
     ctx.mark_non_differentiable(gates, saved)
-    ctx.cell, ctx.precision = cell, precision
+    ctx.cell = cell
 
 
 def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    gradients = recurrence_backward(dy, dh_n, dc_n, *tensors, ctx.cell, ctx.precision)
+    gradients = recurrence_backward(dy, dh_n, dc_n, *tensors, ctx.cell)
     present = [t is not None for t in tensors[:8]]
     kept = [g if there else None for g, there in zip(gradients, present, strict=True)]
-    return (*kept, None, None, None, None)
+    return (*kept, None, None, None)
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:

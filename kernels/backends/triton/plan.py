@@ -109,7 +109,9 @@ def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
         best = min(plans, key=lambda plan: plan.launches * _microseconds(problem, plan.layout))
         why = "measured on this card" if measured else f"best of {len(plans)} layouts that fit"
         return replace(best, reasons=(*_explanation(problem, best, device), why))
-    smallest = min(candidates, key=lambda layout: _shared_bytes(problem, layout))
+    smallest = min(
+        candidates, key=lambda layout: (_shared_bytes(problem, layout), -layout.num_warps)
+    )
     slices, groups = _counts(problem, smallest)
     misfit = _misfit(problem, smallest, device)
     reasons = (f"stepped, a launch a step: even {smallest.block_h} units a program do not fit:",)

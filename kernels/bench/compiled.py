@@ -37,7 +37,7 @@ SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 6
 SOURCES = (
     "kernels.backends.triton.specimens",
     "kernels.ctc.align_triton",
-    "kernels.ctc.triton_loss",
+    "kernels.ctc.loss_triton",
 )
 
 

@@ -1,6 +1,6 @@
 """Connectionist temporal classification, usable alone.
 
-A loss has three steps, the same in each backend (`torch_loss`, `triton_loss`). `emissions` reduces
+A loss has three steps, the same in each backend (`loss_torch`, `loss_triton`). `emissions` reduces
 [T, B, V] logits to log-probabilities of the few symbols that an utterance needs, `occupy` runs
 the recursions over these, and `gradient` comes back to [T, B, V]. Only the first and the last
 see logits, and both work on any chunk of frames: that is all `linear_ctc_loss` needs.

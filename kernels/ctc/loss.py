@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.choice import choose_backend
-from kernels.ctc import reference, torch_loss
+from kernels.ctc import loss_torch, reference
 from kernels.ctc.checks import Labels, Lengths, check_options, check_scores, labels_of
 
 Reduction = Literal["none", "mean", "sum"]
@@ -96,8 +96,8 @@ def ctc_loss(
     )
     if name == "reference":
         losses = reference.losses(logits, labels)
-    elif name == "torch" and torch_loss.suits_aten(logits):
-        losses = torch_loss.aten_losses(logits, labels)
+    elif name == "torch" and loss_torch.suits_aten(logits):
+        losses = loss_torch.aten_losses(logits, labels)
     else:
         losses = _CtcLoss.apply(logits, labels, steps_of(name))  # type: ignore[no-untyped-call]
     reduced = reduce(losses, labels, reduction, zero_infinity)

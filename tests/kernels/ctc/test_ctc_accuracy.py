@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.ctc import ctc_loss, torch_loss, triton_loss
+from kernels.ctc import ctc_loss, loss_torch, loss_triton
 from kernels.ctc.checks import Labels
 from kernels.testing import Results, assert_as_accurate, errors
 
@@ -122,13 +122,13 @@ def test_values_that_no_host_has_seen() -> None:
     lengths = torch.tensor([3, 3, 3, 3, 4, -1, 3, 3])
     frames = torch.tensor([6, 6, 6, 6, 6, 6, 7, -1])
     labels = Labels(targets, lengths, frames, blank=0, limit=3)
-    alphabet = triton_loss.alphabet(labels, T, V)
-    losses, residual = triton_loss.occupy(triton_loss.emissions(logits, alphabet), alphabet, True)
+    alphabet = loss_triton.alphabet(labels, T, V)
+    losses, residual = loss_triton.occupy(loss_triton.emissions(logits, alphabet), alphabet, True)
     expected = ctc_loss(logits[:, :1], targets[:1], [T], [3], reduction="none")
     torch.testing.assert_close(losses[:1], expected)
     assert losses[1:].isnan().all()
     assert residual is not None
-    gradient = triton_loss.gradient(logits, residual, alphabet, torch.ones(B))
+    gradient = loss_triton.gradient(logits, residual, alphabet, torch.ones(B))
     assert gradient[:, 0].any()
     assert not gradient[:, 1:].any()
 
@@ -136,7 +136,7 @@ def test_values_that_no_host_has_seen() -> None:
 def test_same_symbols_in_both_backends() -> None:
     targets = torch.tensor([[5, 2, 5, 5, 1], [3, 3, 9, 9, 9], [9, 9, 9, 9, 9]])
     labels = Labels(targets, torch.tensor([5, 2, 0]), torch.tensor([20, 20, 20]), 0, 5)
-    for backend in (torch_loss, triton_loss):
+    for backend in (loss_torch, loss_triton):
         alphabet = backend.alphabet(labels, 20, 30)
         for b, length in enumerate([5, 2, 0]):
             places = alphabet.places[b, :length].long()

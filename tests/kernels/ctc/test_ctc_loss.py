@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.ctc import ctc_loss, reference, torch_loss
+from kernels.ctc import ctc_loss, loss_torch, reference
 from kernels.ctc.checks import Labels
 
 backends = pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
@@ -23,7 +23,7 @@ few = settings(max_examples=25)
 def _symbols(request: pytest.FixtureRequest) -> Iterator[None]:
     """The torch backend's two ways: the symbols that are needed, or all of a small vocabulary."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_loss, "SMALL", request.param)
+        patch.setattr(loss_torch, "SMALL", request.param)
         yield
 
 

@@ -1,6 +1,6 @@
 """The loss in Triton: what is launched, in which sizes. The host never waits.
 
-How it works: `triton_kernels`.
+How it works: `loss_kernels`.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.ctc import triton_kernels
+from kernels.ctc import loss_kernels
 from kernels.ctc.checks import Labels
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def alphabet(labels: Labels, T: int, V: int) -> Alphabet:
         verdict=targets.new_empty(B, dtype=torch.float32),
         blank=labels.blank,
     )
-    triton_kernels.prepare_kernel[(B,)](
+    loss_kernels.prepare_kernel[(B,)](
         *(targets, labels.lengths, labels.frames),
         *(found.extent, found.verdict, found.symbols, found.places, found.following),
         *(T, L, V, labels.blank, labels.limit, targets.stride(0)),
@@ -70,7 +70,7 @@ def emissions(logits: Tensor, alphabet: Alphabet, first: int = 0) -> Tensor:
     K = alphabet.symbols.shape[1]
     emitted = torch.empty(T, B, K, dtype=torch.float32, device=logits.device)
     tile = _tile(V, K)
-    triton_kernels.emit_kernel[(triton.cdiv(T, tile["BLOCK_T"]), B)](
+    loss_kernels.emit_kernel[(triton.cdiv(T, tile["BLOCK_T"]), B)](
         *(logits, alphabet.symbols, alphabet.extent, emitted),
         *(first, T, K, V, *logits.stride()),
         **tile,
@@ -88,7 +88,7 @@ def occupy(
     scores = emissions.new_empty(2, T, B, 2, K) if with_gradient else emissions
     losses = emissions.new_empty(B)
     lanes = _power_of_two(K)
-    triton_kernels.recur_kernel[(B, 2 if with_gradient else 1)](
+    loss_kernels.recur_kernel[(B, 2 if with_gradient else 1)](
         *(emissions, alphabet.places, alphabet.extent, alphabet.verdict, losses, scores),
         *(T, B, L),
         KEEP=with_gradient,
@@ -100,7 +100,7 @@ def occupy(
     residual = torch.empty_like(emissions)
     block = _power_of_two(K, most=256)
     frames = max(1, 1024 // block)
-    triton_kernels.occupy_kernel[(triton.cdiv(T, frames), B)](
+    loss_kernels.occupy_kernel[(triton.cdiv(T, frames), B)](
         *(emissions, scores, alphabet.places, alphabet.following, alphabet.extent, residual),
         *(T, B, L),
         BLOCK_T=frames,
@@ -117,7 +117,7 @@ def gradient(
     K = alphabet.symbols.shape[1]
     result = torch.empty_like(logits)
     tile = _tile(V, K)
-    triton_kernels.gradient_kernel[(triton.cdiv(T, tile["BLOCK_T"]), B)](
+    loss_kernels.gradient_kernel[(triton.cdiv(T, tile["BLOCK_T"]), B)](
         *(logits, residual.contiguous(), alphabet.symbols, alphabet.extent),
         *(weights.float().contiguous(), result, first, T, K, V, alphabet.blank),
         *(*logits.stride(), *result.stride()),
@@ -154,28 +154,26 @@ def specimens() -> "list[Specimen]":
     """What `python -m kernels.bench compile` compiles: every kernel, as common sizes launch it."""
     from kernels.bench.compiled import Specimen
 
-    found = [_specimen(Specimen, "prepare", triton_kernels.prepare_kernel, {"BLOCK": 64})]
+    found = [_specimen(Specimen, "prepare", loss_kernels.prepare_kernel, {"BLOCK": 64})]
     for K in (64, 256, 1024, 2048, 4096):
         plan = _recurrence_plan(K)
         warps = {"num_warps": plan.pop("num_warps")}
         for keep in (True, False):
             constants = {"KEEP": keep, "BLOCK": K, **plan}
             name = f"recur {K} lanes{'' if keep else ', loss only'}"
-            found.append(_specimen(Specimen, name, triton_kernels.recur_kernel, constants, warps))
+            found.append(_specimen(Specimen, name, loss_kernels.recur_kernel, constants, warps))
     for K in (64, 1024):
         block = min(K, 256)
         constants = {"BLOCK_T": max(1, 1024 // block), "BLOCK_L": block}
-        found.append(_specimen(Specimen, f"occupy K={K}", triton_kernels.occupy_kernel, constants))
+        found.append(_specimen(Specimen, f"occupy K={K}", loss_kernels.occupy_kernel, constants))
     for V in (32, 500, 5000):
         for dtype in ("fp32", "bf16", "fp16"):
             tile = {**_tile(V, 61), "stride_v": 1}
             name = f"emit {dtype} V={V}"
-            found.append(_specimen(Specimen, name, triton_kernels.emit_kernel, tile, dtype=dtype))
+            found.append(_specimen(Specimen, name, loss_kernels.emit_kernel, tile, dtype=dtype))
             tile = tile | {"stride_out_v": 1}
             name = f"gradient {dtype} V={V}"
-            found.append(
-                _specimen(Specimen, name, triton_kernels.gradient_kernel, tile, dtype=dtype)
-            )
+            found.append(_specimen(Specimen, name, loss_kernels.gradient_kernel, tile, dtype=dtype))
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.backends import available_backends, triton_is_interpreted
 from kernels.choice import choose_backend
 from kernels.ctc import align_torch
 from kernels.ctc.checks import Labels, check_scores, labels_of
@@ -68,7 +69,9 @@ def ctc_align(
         blank,
         asynchronous=log_probs.device.type != "cpu",
     )
-    name = choose_backend(backend, log_probs.device.type, ("triton", "torch"))
+    there = [name for name in available_backends() if name != "reference"]
+    device, interpreted = log_probs.device.type, triton_is_interpreted()
+    name = choose_backend(backend, device, there, interpreted=interpreted)
     viterbi = align_torch.viterbi
     if name == "triton":
         from kernels.ctc import align_triton

@@ -59,7 +59,7 @@ def linear_ctc_loss(
     check_options(op, reduction)
     dtype = compute_dtype(hidden)
     V = len(weight)
-    name = backend_for(op, backend, hidden)
+    name = backend_for(backend, hidden)
     labels = labels_of(
         op,
         hidden,

@@ -1,13 +1,12 @@
 """`ctc_loss`: connectionist temporal classification on raw logits."""
 
 import importlib
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
+from kernels.backends import available_backends, triton_is_interpreted
 from kernels.choice import choose_backend
 from kernels.ctc import loss_torch, reference
 from kernels.ctc.checks import Labels, Lengths, check_options, check_scores, labels_of
@@ -88,7 +87,7 @@ def ctc_loss(
     alone = logits.dim() == 2
     if alone:
         logits, targets = logits.unsqueeze(1), targets.reshape(1, -1)
-    name = backend_for(op, backend, logits)
+    name = backend_for(backend, logits)
     asynchronous = name == "triton"
     V = logits.shape[2]
     labels = labels_of(
@@ -104,25 +103,15 @@ def ctc_loss(
     return reduced.reshape(()) if alone else reduced
 
 
-def backend_for(op: str, requested: str | None, scores: Tensor) -> str:
+def backend_for(requested: str | None, scores: Tensor) -> str:
     """Name of the backend for logits of this dtype and device."""
-    double, device = scores.dtype == torch.float64, scores.device.type
-    if requested == "triton" and double:
-        raise ValueError(
-            f"{op}: backend 'triton' computes in float32, got torch.float64; use backend='torch'"
-        )
-    there = ["torch", "reference"]
-    if _has_triton() and not double:
-        there.append("triton")
-    name = choose_backend(requested, device, there)
-    if name == "triton" and device == "cpu" and not _interpreted():
-        raise ValueError(f"{op}: backend 'triton' needs a GPU, got a CPU tensor; use backend=None")
-    return name
+    there, interpreted = available_backends(), triton_is_interpreted()
+    return choose_backend(requested, scores.device.type, there, scores.dtype, interpreted)
 
 
 def steps_of(backend: str) -> Steps:
     """The steps of `backend`, imported when first asked for."""
-    return cast(Steps, importlib.import_module(f"kernels.ctc.{backend}_loss"))
+    return cast(Steps, importlib.import_module(f"kernels.ctc.loss_{backend}"))
 
 
 def reduce(losses: Tensor, labels: Labels, reduction: Reduction, zero_infinity: bool) -> Tensor:
@@ -148,17 +137,6 @@ def refuse_second_derivative(op: str) -> None:
             f"{op}: expected a first derivative only, got create_graph=True; "
             "use backend='reference'"
         )
-
-
-@cache  # looking takes longer than some losses
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
-
-
-def _interpreted() -> bool:
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
 
 
 class _CtcLoss(torch.autograd.Function):

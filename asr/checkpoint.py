@@ -38,7 +38,7 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0  # next batch of the epoch
     step: int = 0  # batches used since the start
-    skipped: int = 0  # steps left out because their gradient was not finite
+    skipped: int = 0  # steps left out because loss or gradient was not finite
     epoch_loss: float = 0.0  # sums over the epoch so far
     epoch_units: int = 0
     epoch_seconds: float = 0.0  # wall time of the epoch so far

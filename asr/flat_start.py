@@ -8,7 +8,10 @@ Rough as it is, it teaches which units sound how, and CTC then finds the alignme
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_LOGITS_AT_ONCE = 2**23  # 32 MiB in float32: with many subwords those of a batch would not fit
 
 
 def flat_alignment(
@@ -35,17 +38,29 @@ def flat_alignment(
 
 
 def flat_start_loss(
-    log_probs: Tensor,  # [B, T', V]
-    lengths: Tensor,  # [B]
+    output: nn.Linear,  # S -> V
+    hidden: Tensor,  # [B, T', S]
     features: Tensor,  # [B, T, D] log energies
-    targets: Tensor,
+    targets: Tensor,  # these three: see `flat_alignment`
+    lengths: Tensor,
     target_lengths: Tensor,
 ) -> Tensor:
     """Cross-entropy per frame on the flat alignment, times the number of units, a scalar.
 
-    The scale is that of a summed CTC loss per unit, so that the optimiser sees one size.
+    The scale is that of a summed CTC loss per unit, so that the optimiser sees one size. Logits
+    exist for some frames at a time, and are computed again for the backward pass.
     """
-    pooled = F.adaptive_avg_pool1d(features.mean(-1)[:, None], log_probs.shape[1])[:, 0]
+    pooled = F.adaptive_avg_pool1d(features.mean(-1)[:, None], hidden.shape[1])[:, 0]
     labels = flat_alignment(pooled, lengths, targets, target_lengths)
-    loss = F.nll_loss(log_probs.flatten(0, 1), labels.flatten(), ignore_index=-1)
-    return loss * len(targets)
+
+    def cross_entropy(hidden: Tensor, labels: Tensor) -> Tensor:
+        logits = output(hidden).float()
+        return F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+
+    size = max(1, _LOGITS_AT_ONCE // output.out_features)
+    chunks = zip(hidden.flatten(0, 1).split(size), labels.flatten().split(size), strict=True)
+    losses = [
+        checkpoint(cross_entropy, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in chunks
+    ]
+    return torch.stack(losses).sum() / lengths.sum() * len(targets)

@@ -134,14 +134,23 @@ class AcousticModel(nn.Module):
         """Output frames of so many feature frames; [B] int64."""
         return self.subsampling.lengths(lengths)
 
+    def encode(
+        self,
+        features: Tensor,  # [B, T, D] float
+        lengths: Tensor,  # [B] int64, valid frames
+    ) -> tuple[Tensor, Tensor]:  # hidden [B, T', S], lengths [B]
+        """What the output layer sees; losses that include this layer begin here."""
+        x = (features - self.cmvn_mean) * self.cmvn_istd
+        x, lengths = self.subsampling(x, lengths)
+        for layer in self.layers:
+            x = layer(x, lengths)
+        return x, lengths
+
     def forward(
         self,
         features: Tensor,  # [B, T, D] float
         lengths: Tensor,  # [B] int64, valid frames
     ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
         """Log-probabilities of the units for every output frame."""
-        x = (features - self.cmvn_mean) * self.cmvn_istd
-        x, lengths = self.subsampling(x, lengths)
-        for layer in self.layers:
-            x = layer(x, lengths)
-        return self.output(x).float().log_softmax(-1), lengths
+        hidden, lengths = self.encode(features, lengths)
+        return self.output(hidden).float().log_softmax(-1), lengths

@@ -5,14 +5,15 @@ bits it would have ended with: batches are planned from (seed, epoch), and dropo
 noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
 """
 
+import math
 import time
 import zlib
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+import kernels
 from asr.augment import mask_features
 from asr.averaging import BestEpochs
 from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_checkpoint
@@ -232,7 +233,7 @@ class Trainer:
                 return state.batch == len(plan)
 
     def _step(self, batch: Batch, rate: float) -> None:
-        """One update; a gradient that is not finite is skipped and counted."""
+        """One update; one whose loss or gradient is not finite is skipped and counted."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         place = zlib.crc32(f"{self.settings.seed}/{self.state.step}".encode())
@@ -248,13 +249,14 @@ class Trainer:
         (loss / len(batch.targets)).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
         value = float(loss.detach())
-        if torch.isfinite(norm):
+        if math.isfinite(value) and torch.isfinite(norm):
             self.optimizer.step()
             self.state.epoch_loss += value
             self.state.epoch_units += len(batch.targets)
         else:
             self.state.skipped += 1
-            self.log.say(f"step {self.state.step}: gradient is not finite, skipped: {batch.ids}")
+            reason = "loss or gradient is not finite"
+            self.log.say(f"step {self.state.step}: {reason}, skipped: {batch.ids}")
         if self.state.step % _LOG_STEPS == 0:
             self.log.record(
                 step=self.state.step,
@@ -266,25 +268,20 @@ class Trainer:
             )
 
     def _loss(self, features: Tensor, frames: Tensor, batch: Batch) -> Tensor:
-        """CTC loss summed over the batch, in float32."""
+        """The recipe's loss, or first that of the flat start, summed over the batch, in float32."""
         bf16 = self.settings.precision == "bf16"
+        output = self.model.output
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=bf16):
-            log_probs, lengths = self.model(features, frames)
-        if self.state.step < self.settings.flat_start_steps:
-            return flat_start_loss(
-                log_probs,
-                lengths,
-                features,
-                batch.targets.to(self.device),
-                batch.target_lengths,
-            )
-        return F.ctc_loss(
-            log_probs.transpose(0, 1),  # [T', B, V]
-            batch.targets.to(self.device),
-            lengths,
-            batch.target_lengths.to(self.device),
-            reduction="sum",
-        )
+            hidden, lengths = self.model.encode(features, frames)
+            # Targets stay on the host: there their lengths are known without waiting.
+            labels = (batch.targets, lengths, batch.target_lengths)
+            if self.state.step < self.settings.flat_start_steps:
+                return flat_start_loss(output, hidden, features, *labels)
+            hidden = hidden.transpose(0, 1)  # [T', B, S]
+            if self.settings.loss == "linear_ctc":
+                weights = (output.weight, output.bias)
+                return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
+            return kernels.ctc_loss(output(hidden), *labels, reduction="sum")
 
     def _show(self, batches: int, progress: float) -> None:
         state = self.state
@@ -318,14 +315,9 @@ class Trainer:
             log_probs, frames = self.model(
                 *self.filter_bank(batch.waveforms.to(self.device), lengths)
             )
-            loss = F.ctc_loss(
-                log_probs.transpose(0, 1),
-                batch.targets.to(self.device),
-                frames,
-                batch.target_lengths.to(self.device),
-                reduction="sum",
-            )
-            total += float(loss)
+            labels = (batch.targets, frames, batch.target_lengths)
+            # Its log-softmax leaves log-probabilities as they are.
+            total += float(kernels.ctc_loss(log_probs.transpose(0, 1), *labels, reduction="sum"))
             units += len(batch.targets)
             for target, spans in zip(
                 batch.targets.split(batch.target_lengths.tolist()),

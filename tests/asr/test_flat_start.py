@@ -1,7 +1,10 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from asr import flat_start
 from asr.flat_start import flat_alignment, flat_start_loss
 
 
@@ -37,11 +40,34 @@ def test_quiet_frames_are_blank_and_loud_ones_are_shared_evenly():
 def test_the_loss_falls_where_the_network_agrees():
     features = torch.tensor([-9.0, -9, 0, 0, 0, 0, 0, 0, -9, -9]).view(1, 10, 1)
     right = torch.tensor([[0, 0, 5, 5, 6, 6, 7, 7, 0, 0]])
-    lengths, targets, counts = torch.tensor([10]), torch.tensor([5, 6, 7]), torch.tensor([3])
+    output = nn.Linear(9, 9)
+    nn.init.eye_(output.weight)
+    nn.init.zeros_(output.bias)
 
     def loss(labels: torch.Tensor) -> float:
-        log_probs = torch.full((1, 10, 9), -5.0).scatter(2, labels[..., None], 0.0)
-        return float(flat_start_loss(log_probs, lengths, features, targets, counts))
+        hidden = torch.full((1, 10, 9), -50.0).scatter(2, labels[..., None], 0.0)
+        counts = torch.tensor([5, 6, 7]), torch.tensor([10]), torch.tensor([3])
+        return float(flat_start_loss(output, hidden, features, *counts).detach())
 
     assert loss(right) == 0
     assert loss(right.flip(1)) > 1
+
+
+@pytest.mark.parametrize("logits", [1, 40, 10_000])
+def test_chunks_are_the_mean_over_valid_frames_times_the_units(monkeypatch, logits):
+    monkeypatch.setattr(flat_start, "_LOGITS_AT_ONCE", logits)
+    generator = torch.Generator().manual_seed(0)
+    output = nn.Linear(6, 9)
+    hidden = torch.randn(2, 7, 6, generator=generator, requires_grad=True)
+    features = torch.randn(2, 28, 5, generator=generator)
+    labels = torch.tensor([5, 6, 7, 1, 2]), torch.tensor([7, 4]), torch.tensor([3, 2])
+    inputs = (hidden, output.weight, output.bias)
+    loss = flat_start_loss(output, hidden, features, *labels)
+    loudness = features.mean(-1).unflatten(1, (7, 4)).mean(-1)
+    units = flat_alignment(loudness, labels[1], labels[0], labels[2])
+    frames = output(hidden).log_softmax(-1)[units >= 0]
+    expected = -frames.gather(1, units[units >= 0, None]).mean() * 5
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)
+    )

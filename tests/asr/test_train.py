@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from asr.config import Config, parse_config
+from asr.data import Entry
 from asr.errors import ConfigError, DataError, ModelError
 from asr.optimizer import learning_rate
 from asr.select import required_frames
@@ -170,6 +172,59 @@ def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, c
     assert trainer.state.skipped == 2
     assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
     assert "gradient is not finite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flat_start_steps", [0, 1])
+def test_both_losses_train_alike(data, tmp_path, flat_start_steps):
+    def two_steps(loss: str) -> Trainer:
+        recipe = _recipe(loss=loss, flat_start_steps=flat_start_steps)
+        trainer = Trainer(recipe, data, tmp_path / loss)
+        trainer.run(2)
+        return trainer
+
+    plain, fused = two_steps("ctc"), two_steps("linear_ctc")
+    assert fused.state.epoch_units == plain.state.epoch_units
+    assert fused.state.epoch_loss == pytest.approx(plain.state.epoch_loss, rel=1e-5)
+    expected = plain.model.state_dict()
+    for name, value in fused.model.state_dict().items():
+        # The steps themselves are of 2e-3 and 4e-3.
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
+    recipe = _recipe(precision=precision)
+    batch = Trainer(recipe, data, tmp_path).loader.load([Entry(0, 1.0), Entry(5, 1.0)])
+
+    def results(loss: str) -> tuple[torch.Tensor, ...]:
+        trainer = Trainer(_recipe(precision=precision, loss=loss), data, tmp_path / loss)
+        trainer.model.eval()
+        features = trainer.filter_bank(batch.waveforms, batch.lengths)
+        value = trainer._loss(*features, batch)
+        assert value.dtype == torch.float32
+        return value.detach(), *torch.autograd.grad(value, list(trainer.model.parameters()))
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    for value, expected in zip(results("linear_ctc"), results("ctc"), strict=True):
+        error = (value - expected).norm() / expected.norm()
+        assert error <= 32 * torch.finfo(dtype).eps
+
+
+def test_a_large_vocabulary_never_meets_a_batch_whole(data, tmp_path, monkeypatch):
+    trainer = Trainer(_recipe(loss="linear_ctc"), data, tmp_path)
+    monkeypatch.setattr(trainer.model.output, "forward", lambda hidden: pytest.fail("all logits"))
+    trainer._step(trainer.loader.load([Entry(0, 1.0)]), 1e-3)
+    assert trainer.state.epoch_loss > 0
+
+
+def test_a_loss_that_is_not_finite_is_skipped(data, tmp_path, capsys):
+    trainer = Trainer(_recipe(), data, tmp_path)
+    batch = trainer.loader.load([Entry(0, 1.0)])
+    endless = torch.ones(1000, dtype=torch.int64)  # more than there are frames: inf, gradient 0
+    trainer._step(replace(batch, targets=endless, target_lengths=torch.tensor([1000])), 1e-3)
+    assert trainer.state.skipped == 1
+    assert trainer.state.epoch_loss == 0
+    assert "loss or gradient is not finite" in capsys.readouterr().err
 
 
 def test_an_interrupt_saves_first(data, tmp_path, monkeypatch):

@@ -5,13 +5,20 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Cell = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
+Cell = Literal["lstm", "cifg", "gru", "rnn_tanh", "rnn_relu"]
 
-#: Blocks of H rows in weight_ih and weight_hh; their order is i f g o (LSTM), r z n (GRU).
-GATES: dict[Cell, int] = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+#: Blocks of H rows in weight_ih and weight_hh; their order is i f g o (LSTM), i g o (CIFG, the LSTM
+#: with f = 1 - i), r z n (GRU).
+GATES: dict[Cell, int] = {"lstm": 4, "cifg": 3, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+#: Those with a state c beside h.
+LSTMS: tuple[Cell, ...] = ("lstm", "cifg")
 
 #: (h,) or, for an LSTM, (h, c).
 States = tuple[Tensor, ...]
+
+#: Of the factors of a float32 product.
+Precision = Literal["ieee", "tf32"]
 
 
 class Weights(NamedTuple):
@@ -22,6 +29,9 @@ class Weights(NamedTuple):
     bias_ih: Tensor | None = None  # [G*H]
     bias_hh: Tensor | None = None  # [G*H]
     hr: Tensor | None = None  # [P, H], LSTM only: h = W_hr (o * tanh(c))
+    peephole: Tensor | None = (
+        None  # [3H] of i f o, CIFG [2H] of i o: what c adds to their arguments
+    )
 
     @property
     def present(self) -> list[Tensor]:
@@ -38,3 +48,9 @@ class Options(NamedTuple):
     """How a layer is computed; none of these changes what it computes."""
 
     recompute: bool  # triton: compute the gates again in the backward pass, rather than keep them
+    precision: Precision | None  # triton: of float32 products; None: as torch's own
+
+
+def op_name(cell: Cell) -> str:
+    """The name that errors begin with: lstm, gru or rnn."""
+    return "lstm" if cell in LSTMS else cell.split("_")[0]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from kernels.cells import GATES, Cell, States, Weights
+from kernels.cells import GATES, LSTMS, Cell, States, Weights
 
 
 def _expect_shape(name: str, tensor: Tensor, symbols: str, expected: list[int]) -> None:
@@ -54,11 +54,23 @@ def check_frames(op: str, T: int) -> None:
         raise ValueError(f"{op}: input must have at least one frame, got T = 0")
 
 
-def split_weights(op: str, cell: Cell, weights: Sequence[Sequence[Tensor]]) -> list[Weights]:
+def split_weights(
+    op: str,
+    cell: Cell,
+    weights: Sequence[Sequence[Tensor]],
+    peepholes: Sequence[Tensor] | None = None,
+) -> list[Weights]:
     """The groups of `torch.nn.LSTM.all_weights` as `Weights`: 2 or 4 tensors, 3 or 5 with W_hr."""
-    counts = (2, 3, 4, 5) if cell == "lstm" else (2, 4)
+    counts = (2, 3, 4, 5) if cell in LSTMS else (2, 4)
+    if peepholes is not None:
+        _expect_tensors(f"{op}: peepholes", peepholes)
+        if len(peepholes) != len(weights):
+            raise ValueError(
+                f"{op}: peepholes must hold one tensor for each group of weights, "
+                f"{len(weights)}, got {len(peepholes)}"
+            )
     split = []
-    for group in weights:
+    for n, group in enumerate(weights):
         _expect_tensors(f"{op}: each group of weights", group)
         if len(group) not in counts:
             raise ValueError(
@@ -70,7 +82,8 @@ def split_weights(op: str, cell: Cell, weights: Sequence[Sequence[Tensor]]) -> l
         for matrix in group[:2] if hr is None else (*group[:2], hr):
             if matrix.dim() != 2:
                 raise ValueError(f"{op}: weight matrices must be 2-D, got {list(matrix.shape)}")
-        split.append(Weights(group[0], group[1], bias_ih, bias_hh, hr))
+        peephole = None if peepholes is None else peepholes[n]
+        split.append(Weights(group[0], group[1], bias_ih, bias_hh, hr, peephole))
     return split
 
 
@@ -92,6 +105,7 @@ def check_weights(op: str, cell: Cell, x: Tensor, weights: list[Weights], direct
             "bias_ih": (f"[{rows}]", [G * H]),
             "bias_hh": (f"[{rows}]", [G * H]),
             "hr": ("[P, H]", [P, H]),
+            "peephole": (f"[{G - 1}H]", [(G - 1) * H]),
         }
         for field, (symbols, shape) in shapes.items():
             name = f"{field if 'bias' in field else f'weight_{field}'}{suffix}"
@@ -132,7 +146,13 @@ def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
             )
 
 
-def check_dropout(op: str, dropout: float) -> None:
+def check_dropout(op: str, name: str, dropout: float) -> None:
     """A probability."""
     if not 0 <= dropout <= 1:
-        raise ValueError(f"{op}: dropout must be from 0 to 1, got {dropout}")
+        raise ValueError(f"{op}: {name} must be from 0 to 1, got {dropout}")
+
+
+def check_precision(op: str, precision: object) -> None:
+    """Of float32 products."""
+    if precision not in (None, "ieee", "tf32"):
+        raise ValueError(f"{op}: precision must be None, 'ieee' or 'tf32', got {precision!r}")

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from kernels import checks
-from kernels.cells import Cell, Options, States
+from kernels.cells import Cell, Options, Precision, States, op_name
 from kernels.stack import Stack
 
 #: The input, and with it the output: a padded tensor or a PackedSequence.
@@ -26,11 +26,16 @@ def lstm(
     training: bool = False,
     backend: str | None = None,
     recompute: bool = False,
+    precision: Precision | None = None,
+    recurrent_dropout: float = 0.0,
+    cifg: bool = False,
+    peepholes: Sequence[Tensor] | None = None,
 ) -> tuple[Sequences, tuple[Tensor, Tensor]]:
     """Long short-term memory layers, one or both directions.
 
-    Equations: `kernels.backends.reference.lstm_step`. Same results as `torch.nn.LSTM`, with
-    `lengths` the same as with the PackedSequence of these lengths.
+    Equations: `lstm_step` and `cifg_step` in `kernels.backends.reference`. Without the last three
+    arguments the same results as `torch.nn.LSTM`, with `lengths` as with the PackedSequence of
+    these lengths.
 
     Args:
         x: [T, B, D], with `batch_first` [B, T, D], one utterance [T, D], or a PackedSequence.
@@ -46,6 +51,13 @@ def lstm(
         backend: see `kernels.choose_backend`.
         recompute: the triton backend keeps c and h for the backward pass but not the gates, four
             times as large, and computes them again there with one matrix product.
+        precision: of float32 products in the triton backend, "ieee" or "tf32"; None: as torch's
+            own, `torch.backends.cuda.matmul.fp32_precision`.
+        recurrent_dropout: probability, if `training`, that W_hh sees no h of a unit, in all steps
+            of an utterance (Gal & Ghahramani 2016); each layer draws its own. Not with projection.
+        cifg: input and forget gate are coupled, f = 1 - i (Greff et al. 2017); rows of i g o.
+        peepholes: for each layer and direction, what c adds to the arguments of the gates i f o
+            [3H], with `cifg` i o [2H] (Gers & Schmidhuber 2000).
 
     Returns:
         Outputs [T, B, directions * P] laid out as `x`, zero past each end, and the final
@@ -54,7 +66,16 @@ def lstm(
     Raises:
         ValueError: an argument has a wrong shape, dtype, device or value; the message names it.
     """
-    stack = _stack("lstm", weights, bidirectional, dropout, training, backend, recompute)
+    stack = _stack(
+        "cifg" if cifg else "lstm",
+        weights,
+        bidirectional,
+        (dropout, recurrent_dropout),
+        training,
+        backend,
+        Options(recompute, precision),
+        peepholes,
+    )
     y, (h, c) = _run(stack, x, hx, lengths, batch_first)
     return y, (h, c)
 
@@ -71,12 +92,22 @@ def gru(
     training: bool = False,
     backend: str | None = None,
     recompute: bool = False,
+    precision: Precision | None = None,
+    recurrent_dropout: float = 0.0,
 ) -> tuple[Sequences, Tensor]:
     """Gated recurrent units; as `lstm` with 3H rows of gates, `hx` and the final state only h.
 
     Equations: `kernels.backends.reference.gru_step`. Same results as `torch.nn.GRU`.
     """
-    stack = _stack("gru", weights, bidirectional, dropout, training, backend, recompute)
+    stack = _stack(
+        "gru",
+        weights,
+        bidirectional,
+        (dropout, recurrent_dropout),
+        training,
+        backend,
+        Options(recompute, precision),
+    )
     y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
     return y, h
 
@@ -94,6 +125,8 @@ def rnn(
     training: bool = False,
     backend: str | None = None,
     recompute: bool = False,
+    precision: Precision | None = None,
+    recurrent_dropout: float = 0.0,
 ) -> tuple[Sequences, Tensor]:
     """Elman layers; as `gru` with H rows instead of gates.
 
@@ -102,7 +135,15 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     cell: Cell = "rnn_tanh" if nonlinearity == "tanh" else "rnn_relu"
-    stack = _stack(cell, weights, bidirectional, dropout, training, backend, recompute)
+    stack = _stack(
+        cell,
+        weights,
+        bidirectional,
+        (dropout, recurrent_dropout),
+        training,
+        backend,
+        Options(recompute, precision),
+    )
     y, (h,) = _run(stack, x, None if hx is None else (hx,), lengths, batch_first)
     return y, h
 
@@ -111,21 +152,22 @@ def _stack(
     cell: Cell,
     weights: Sequence[Sequence[Tensor]],
     bidirectional: bool,
-    dropout: float,
+    dropouts: tuple[float, float],  # between layers, recurrent
     training: bool,
     backend: str | None,
-    recompute: bool,
+    options: Options,
+    peepholes: Sequence[Tensor] | None = None,
 ) -> Stack:
-    op = cell.split("_")[0]
-    checks.check_dropout(op, dropout)
-    return Stack(
-        cell,
-        checks.split_weights(op, cell, weights),
-        directions=2 if bidirectional else 1,
-        dropout=dropout if training else 0.0,
-        backend=backend,
-        options=Options(recompute),
-    )
+    op = op_name(cell)
+    checks.check_dropout(op, "dropout", dropouts[0])
+    checks.check_dropout(op, "recurrent_dropout", dropouts[1])
+    checks.check_precision(op, options.precision)
+    split = checks.split_weights(op, cell, weights, peepholes)
+    if dropouts[1] and split and split[0].hr is not None:
+        raise ValueError(f"{op}: recurrent_dropout must be 0 with projection, got {dropouts[1]}")
+    dropout, recurrent_dropout = dropouts if training else (0.0, 0.0)
+    directions = 2 if bidirectional else 1
+    return Stack(cell, split, directions, dropout, recurrent_dropout, backend, options)
 
 
 def _run(

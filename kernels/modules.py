@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels.backends import available_backends
+from kernels.cells import Precision
+from kernels.checks import check_dropout, check_precision
 from kernels.choice import check_backend
 from kernels.functional import gru, lstm, rnn
 
@@ -17,20 +19,31 @@ from kernels.functional import gru, lstm, rnn
 class _Recurrent(nn.RNNBase):
     """What the three share: the arguments of ours and the options of a call."""
 
+    backend: str | None = None
+    recompute = False
+    precision: Precision | None = None
+    recurrent_dropout = 0.0
+
     def __init__(
         self,
         mode: str,  # torch's name of the cell
         *args: Any,
         backend: str | None = None,
         recompute: bool = False,
+        precision: Precision | None = None,
+        recurrent_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if mode != "LSTM" and "proj_size" in kwargs:
             raise ValueError(f"proj_size must be left out for {mode}: only an LSTM has projections")
         super().__init__(mode, *args, **kwargs)
         check_backend(backend, available_backends())
+        check_precision(mode, precision)
+        check_dropout(mode, "recurrent_dropout", recurrent_dropout)
         self.backend = backend
         self.recompute = recompute
+        self.precision = precision
+        self.recurrent_dropout = recurrent_dropout
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -40,23 +53,67 @@ class _Recurrent(nn.RNNBase):
             "training": self.training,
             "backend": self.backend,
             "recompute": self.recompute,
+            "precision": self.precision,
+            "recurrent_dropout": self.recurrent_dropout,
         }
 
     def extra_repr(self) -> str:
-        backend = "" if self.backend is None else f", backend={self.backend!r}"
-        return super().extra_repr() + backend
+        ours = {
+            name: getattr(self, name)
+            for name in _OURS
+            if getattr(self, name, False) not in (None, False, 0.0)
+        }
+        return ", ".join([super().extra_repr(), *(f"{k}={v!r}" for k, v in ours.items())])
+
+
+#: Arguments of the modules that torch.nn's lack.
+_OURS = ("backend", "recompute", "precision", "recurrent_dropout", "cifg", "peephole")
 
 
 class LSTM(_Recurrent):
-    """`torch.nn.LSTM`, faster on unequal lengths; see `kernels.lstm`.
+    """`torch.nn.LSTM`, faster on unequal lengths, and its variants; see `kernels.lstm`.
 
     Args:
         backend: see `kernels.choose_backend`.
-        recompute: see `kernels.lstm`. All others are those of `torch.nn.LSTM`.
+        recompute, precision, recurrent_dropout: see `kernels.lstm`.
+        cifg: f = 1 - i; weights and biases have the rows of i g o alone, [3H, ...].
+        peephole: parameters `weight_peephole_l0` and so on, [3H] of i f o, with `cifg` [2H] of i o.
+            All others are those of `torch.nn.LSTM`.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    cifg = False
+    peephole = False
+
+    def __init__(
+        self, *args: Any, cifg: bool = False, peephole: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__("LSTM", *args, **kwargs)
+        if self.recurrent_dropout and self.proj_size:
+            raise ValueError("LSTM: recurrent_dropout must be 0 with proj_size")
+        self.cifg = cifg
+        self.peephole = peephole
+        H = self.hidden_size
+        if cifg:
+            for name, parameter in list(self.named_parameters()):
+                if not name.startswith("weight_hr"):
+                    setattr(self, name, nn.Parameter(parameter.detach()[: 3 * H].clone()))
+        if peephole:
+            for name, parameter in list(self.named_parameters()):
+                if name.startswith("weight_hh"):
+                    vector = nn.Parameter(parameter.new_empty((2 if cifg else 3) * H))
+                    nn.init.uniform_(vector, -(H**-0.5), H**-0.5)
+                    setattr(self, name.replace("hh", "peephole"), vector)
+
+    def flatten_parameters(self) -> None:
+        """For cuDNN, which knows no CIFG."""
+        if not self.cifg:
+            super().flatten_parameters()
+
+    def _peepholes(self) -> list[Tensor] | None:
+        if not self.peephole:
+            return None
+        names = [names[1].replace("hh", "peephole") for names in self._all_weights]
+        return [getattr(self, name) for name in names]
 
     @overload
     def forward(
@@ -73,7 +130,10 @@ class LSTM(_Recurrent):
 
     def forward(self, x: Any, hx: Any = None, lengths: Tensor | None = None) -> Any:
         """As `torch.nn.LSTM`; `lengths` [B] int64 are the valid frames of a padded `x`."""
-        return lstm(x, self.all_weights, hx, lengths, **self._options())
+        options = self._options()
+        return lstm(
+            x, self.all_weights, hx, lengths, cifg=self.cifg, peepholes=self._peepholes(), **options
+        )
 
 
 class GRU(_Recurrent):
@@ -81,7 +141,8 @@ class GRU(_Recurrent):
 
     Args:
         backend: see `kernels.choose_backend`.
-        recompute: see `kernels.lstm`. All others are those of `torch.nn.GRU`.
+        recompute, precision, recurrent_dropout: see `kernels.lstm`. All others are those of
+            `torch.nn.GRU`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +168,8 @@ class RNN(_Recurrent):
 
     Args:
         backend: see `kernels.choose_backend`.
-        recompute: see `kernels.lstm`. All others are those of `torch.nn.RNN`.
+        recompute, precision, recurrent_dropout: see `kernels.lstm`. All others are those of
+            `torch.nn.RNN`.
     """
 
     def __init__(

@@ -1,7 +1,12 @@
-"""The dtype a call computes in, which is its input's unless torch.autocast says otherwise."""
+"""The dtype and the precision that a call computes in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+from kernels.cells import Precision
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -18,6 +23,26 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     if device == "cpu" and not _in_hardware(dtype):
         return torch.float32
     return dtype
+
+
+def current_precision() -> Precision:
+    """What torch is told for float32 products on a GPU.
+
+    Asked of the newer switch: the older ones follow it, but raise once it was used.
+    """
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
+@contextmanager
+def float32_products(precision: str | None) -> Iterator[None]:
+    """torch's own float32 products on a GPU in this precision, ieee or tf32, unless None."""
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = precision or before
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def _in_hardware(dtype: torch.dtype) -> bool:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import available_backends, load_backend, triton_is_interpreted
-from kernels.cells import GATES, Cell, Options, States, Weights
+from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights, op_name
 from kernels.choice import choose_backend
 from kernels.precision import compute_dtype
 
@@ -20,13 +20,14 @@ class Stack:
     weights: list[Weights]  # layers * directions, the forward direction of a layer first
     directions: int
     dropout: float  # between layers; 0 outside training
+    recurrent_dropout: float  # of h on its way into W_hh; 0 outside training
     backend: str | None
     options: Options
 
     @property
     def op(self) -> str:
-        """The name errors begin with: lstm, gru or rnn."""
-        return self.cell.split("_")[0]
+        """See `op_name`."""
+        return op_name(self.cell)
 
     @property
     def hidden_size(self) -> int:
@@ -42,7 +43,7 @@ class Stack:
     def state_shapes(self, *batch: int) -> dict[str, list[int]]:
         """Shapes of the initial and final states; no `batch` for one utterance without one."""
         shapes = {"h_0": [len(self.weights), *batch, self.output_size]}
-        if self.cell == "lstm":
+        if self.cell in LSTMS:
             shapes["c_0"] = [len(self.weights), *batch, self.hidden_size]
         return shapes
 
@@ -86,9 +87,16 @@ class Stack:
             if first and self.dropout:
                 x = F.dropout(x, self.dropout)
             initial = tuple(state[part] for state in states)
-            x, final = layer(self.cell, x, initial, weights[part], lengths, self.options)
+            mask = self._mask(initial[0]) if self.recurrent_dropout else None
+            x, final = layer(self.cell, x, initial, weights[part], lengths, mask, self.options)
             finals.append(final)
         return x, tuple(torch.cat(state) for state in zip(*finals, strict=True))
+
+    def _mask(self, h: Tensor) -> Tensor:
+        """For one layer: 0 or 1 / (1 - probability), drawn alike in every dtype."""
+        kept = torch.rand(h.shape, device=h.device) >= self.recurrent_dropout
+        scale = 1 / (1 - self.recurrent_dropout) if self.recurrent_dropout < 1 else 0.0
+        return kept.to(h.dtype) * scale
 
 
 def _all_full(lengths: Tensor, T: int) -> bool:

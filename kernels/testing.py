@@ -23,7 +23,7 @@ def float32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
     """float32 matrix products as IEEE says or on tf32, in cuDNN and here alike.
 
     torch's own switches, of which this is both: cuDNN's for its recurrent layers, and
-    `torch.set_float32_matmul_precision`, which the triton backend reads.
+    `torch.set_float32_matmul_precision`, whose effect the triton backend reads.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest" if precision == "ieee" else "high")

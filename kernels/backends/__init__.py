@@ -24,6 +24,7 @@ class Layer(Protocol):
         states: States,  # initial h [N, B, P] and, for an LSTM, c [N, B, H]; N directions
         weights: list[Weights],  # one a direction, the second runs backwards in time
         lengths: Tensor | None,  # [B] int64 on x's device; None: all are T
+        mask: Tensor | None,  # [N, B, P] recurrent dropout: W_hh sees mask * h
         options: Options,
     ) -> tuple[Tensor, States]:
         """Outputs [T, B, N*P], zero past each end, and the states at each end, like `states`.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.backends import reference
 from kernels.cells import Cell, Options, States, Weights
 
 
@@ -71,9 +72,12 @@ def layer(
     states: States,
     weights: list[Weights],
     lengths: Tensor | None,
+    mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, States]:
-    """See `kernels.backends.Layer`."""
+    """See `kernels.backends.Layer`. What ATen lacks runs step by step, as in the reference."""
+    if cell == "cifg" or mask is not None or weights[0].peephole is not None:
+        return reference.layer(cell, x, states, weights, lengths, mask, options)
     ends = None if lengths is None else _Ends.of(lengths, len(x))
     if ends is not None and cell == "lstm":
         x = _with_hold(x, ends)

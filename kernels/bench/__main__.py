@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -16,6 +17,7 @@ from kernels.bench.picture import draw
 from kernels.bench.registry import BENCHMARKS, Benchmark
 from kernels.bench.report import load, save, table, title
 from kernels.bench.run import run
+from kernels.cells import Cell
 
 Options = argparse.Namespace
 
@@ -127,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = add("plan", _plan, "say how a recurrence would be laid out on a card, and why")
     plan.add_argument("--hidden", type=_positive, required=True)
     plan.add_argument("--batch", type=_positive, required=True)
-    plan.add_argument("--cell", choices=("lstm", "gru", "rnn_tanh", "rnn_relu"), default="lstm")
+    plan.add_argument("--cell", choices=get_args(Cell), default="lstm")
     plan.add_argument("--directions", type=int, choices=(1, 2), default=2)
     plan.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     plan.add_argument(

@@ -3,6 +3,7 @@
 Memory that torch hands out is full of NaN, so that whatever is read before it is written shows.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -124,6 +125,40 @@ def test_options(cell: str, options: dict[str, Any]) -> None:
 
 def test_projection() -> None:
     _compare("lstm", 5, 12, 48, "ieee", proj_size=20, num_layers=2, bidirectional=True)
+
+
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("LSTM", {"cifg": True}),
+    ("LSTM", {"peephole": True}),
+    ("LSTM", {"recurrent_dropout": 0.5}),
+    ("LSTM", {"cifg": True, "peephole": True, "recurrent_dropout": 0.5}),
+    ("GRU", {"recurrent_dropout": 0.5}),
+]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
+def test_variants(name: str, options: dict[str, Any], precision: str, recompute: bool) -> None:
+    """Beside the reference: torch has none of them."""
+    dtype, around, eps = PRECISIONS[precision]
+    more: dict[str, Any] = {"bidirectional": True, "device": "cuda", "dtype": dtype, **options}
+    ours = getattr(kernels, name)(D, 100, backend="triton", recompute=recompute, **more)
+    reference = getattr(kernels, name)(D, 100, backend="reference", **more)
+    reference.load_state_dict(ours.state_dict())
+    x, lengths = _batch(17, 12, dtype)
+    initial = initial_states(ours, 17)
+
+    def way(module: nn.Module, x: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        torch.manual_seed(7)  # of the dropout
+        y, final = module(x, hx, lengths.to(x.device))
+        return y, final
+
+    with around():
+        rival = results(reference, way, x, initial)
+        got = results(ours, way, x, initial)
+    exact = results(copy.deepcopy(reference).double(), way, x, initial)
+    assert_as_accurate(got, exact, errors(rival, exact), eps=eps)
 
 
 def test_weights_that_fit_no_processor() -> None:

@@ -76,6 +76,24 @@ def test_forward_and_backward(name: str, options: dict[str, Any], delays: int | 
     assert_as_accurate(*_run(name, delays, **options))
 
 
+def test_variants_forward_and_backward() -> None:
+    """All at once; with recurrent dropout the hand-over has a buffer of its own."""
+    options = {"cifg": True, "peephole": True, "recurrent_dropout": 0.5, "bidirectional": True}
+    module = kernels.LSTM(D, H, backend="triton", **options)
+    reference = kernels.LSTM(D, H, backend="reference", **options)
+    reference.load_state_dict(module.state_dict())
+    x, initial = torch.randn(T, B, D), initial_states(module, B)
+
+    def way(module: nn.Module, x: torch.Tensor, hx: Any) -> Any:
+        torch.manual_seed(7)  # of the dropout
+        return module(x, hx, LENGTHS)
+
+    rival = results(reference, way, x, initial)
+    exact = results(reference.double(), way, x, initial)
+    got = run_concurrently(lambda: results(module, way, x, initial), delays=1, timeout=120)
+    assert_as_accurate(got, exact, errors(rival, exact))
+
+
 @triton.jit
 def _no_wait(bits, pointers, mask, limit):  # type: ignore[no-untyped-def]
     return bits, limit

@@ -8,6 +8,7 @@ from torch import nn
 
 import kernels
 from kernels.backends.triton.ops import recurrence
+from kernels.cells import GATES, LSTMS, Cell
 from kernels.testing import assert_matches_torch, initial_states
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter has the CPU")
@@ -142,22 +143,28 @@ def _flat(result: Any) -> list[torch.Tensor]:
     return [y, *(final if isinstance(final, tuple) else (final,))]
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("cell", ["lstm", "cifg", "gru", "rnn_tanh"])
 @pytest.mark.parametrize("save", ["gates", "state"])
-def test_operators_are_what_torch_expects(cell: str, save: str) -> None:
-    G = {"lstm": 4, "gru": 3, "rnn_tanh": 1}[cell]
+def test_operators_are_what_torch_expects(cell: Cell, save: str) -> None:
+    G, lstm = GATES[cell], cell in LSTMS
     T, B, H, N = 3, 2, 4, 2
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, requires_grad=True)
 
+    weights = (draw(N * G * H, D), draw(N, G * H, H), draw(N * G * H))
     bias_hn = draw(N, H) if cell == "gru" else None
-    c_0 = draw(N, B, H) if cell == "lstm" else None
-    first = draw(N, B, G * H) if cell == "lstm" else None
-    weights = (draw(N * G * H, D), draw(N, G * H, H), draw(N * G * H), bias_hn)
-    arguments = (draw(T, B, D), *weights, first, draw(N, B, H), c_0, torch.tensor([3, 1]))
+    first = draw(N, B, G * H) if lstm else None
+    peephole = draw(N, G - 1, H) if cell == "cifg" else None
+    states = (draw(N, B, H), draw(N, B, H) if lstm else None)
+    mask = draw(N, B, H).detach() if cell == "cifg" else None
+    arguments = (draw(T, B, D), *weights, bias_hn, first, peephole, *states, mask)
     torch.library.opcheck(
-        recurrence, (*arguments, cell, save), test_utils=_OPCHECKS, atol=1e-5, rtol=1e-5
+        recurrence,
+        (*arguments, torch.tensor([3, 1]), cell, save, None),
+        test_utils=_OPCHECKS,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 

@@ -1,14 +1,15 @@
 """Hand-written Triton kernels: a persistent recurrence with its weights on chip; see README.md.
 
-`layer` is the face to the rest; `ops` the torch operators; `forward` and `backward` the kernels
-over `tiles` and `sync`; `plan` decides how they are laid out, `launch` does it.
+`layer` is the face to the rest; `ops` the torch operators, of kernels and of `products` around
+them; `forward` and `backward` the kernels over `tiles` and `sync`; `plan` decides how they are
+laid out, `launch` does it.
 """
 
 import torch
 from torch import Tensor
 
 from kernels.backends.triton.ops import recurrence
-from kernels.cells import Cell, Options, States, Weights
+from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
 
 
 def layer(
@@ -17,6 +18,7 @@ def layer(
     states: States,
     weights: list[Weights],
     lengths: Tensor | None,
+    mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, States]:
     """See `kernels.backends.Layer`.
@@ -26,7 +28,7 @@ def layer(
     initial h, which need not be a projection, enters as an addition to the first step.
     """
     T, B, _ = x.shape
-    N, H = len(weights), weights[0].hh.shape[0] // (4 if cell == "lstm" else 1)
+    N, H = len(weights), weights[0].hh.shape[0] // GATES[cell]
     if lengths is None:
         lengths = torch.full((B,), T, dtype=torch.int64, device=x.device)
     h_0, w_hh, first = states[0], torch.stack([w.hh for w in weights]), None
@@ -38,15 +40,20 @@ def layer(
         h_0 = x.new_zeros(N, B, H)
     bias, bias_hn = _biases(cell, weights)
     w_ih = torch.cat([w.ih for w in weights])
-    arguments = (x, w_ih, w_hh, bias, bias_hn, first, h_0, states[1] if cell == "lstm" else None)
+    peephole = None
+    if weights[0].peephole is not None:
+        rows = [w.peephole for w in weights if w.peephole is not None]
+        peephole = torch.stack(rows).view(N, -1, H)
+    c_0 = states[1] if cell in LSTMS else None
+    arguments = (x, w_ih, w_hh, bias, bias_hn, first, peephole, h_0, c_0)
     save = "nothing"
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
         save = "state" if options.recompute else "gates"
-    y, h_n, c_n, _, _ = recurrence(*arguments, lengths, cell, save)
+    y, h_n, c_n, _, _ = recurrence(*arguments, mask, lengths, cell, save, options.precision)
     if projection is not None:
         y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)
         h_n = h_n @ projection.transpose(1, 2)
-    return y, (h_n, c_n) if cell == "lstm" else (h_n,)
+    return y, (h_n,) if c_0 is None else (h_n, c_n)
 
 
 def _biases(cell: Cell, weights: list[Weights]) -> tuple[Tensor | None, Tensor | None]:

@@ -10,7 +10,15 @@ import triton
 import triton.language as tl
 
 from kernels.backends.triton.sync import filled, integers
-from kernels.backends.triton.tiles import frame_of, load_rows, received_product, share, tanh
+from kernels.backends.triton.tiles import (
+    frame_of,
+    gate_count,
+    load_peepholes,
+    load_rows,
+    received_product,
+    share,
+    tanh,
+)
 
 
 @triton.jit
@@ -34,6 +42,8 @@ def backward_kernel(
     h_0,  # [N, B, H]
     c_0,  # [N, B, H] float32
     w_hh,  # [N, G*H, H]
+    peephole,  # [N, G-1, H] LSTM: of the gates in their order, g left out; if PEEPHOLE
+    mask,  # [N, B, H] of h on its way into W_hh, if DROP
     dh_state,  # [N, B, H] float32, in and out: what reaches h but through W_hh
     dc_state,  # [N, B, H] float32, in and out; LSTM
     lengths,  # [B] int32
@@ -53,11 +63,14 @@ def backward_kernel(
     AHEAD: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEEPHOLE: tl.constexpr,
+    DROP: tl.constexpr,
     RAW: tl.constexpr,
     POLL: tl.constexpr,
 ):
     """One program of the grid (slices * groups, directions)."""
-    GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
+    GATES: tl.constexpr = gate_count(CELL)
+    LSTM: tl.constexpr = CELL == "lstm" or CELL == "cifg"
     PARTS: tl.constexpr = 4 if CELL == "gru" else GATES
     DEPTH: tl.constexpr = 1 if GATES == 1 else 4
     DTYPE: tl.constexpr = dgates.dtype.element_ty
@@ -72,8 +85,13 @@ def backward_kernel(
     inside = (rows < B)[:, None] & (units < H)[None, :]
     dh_past = tl.load(dh_state + state, mask=inside, other=0.0)
     dc = dh_past
-    if CELL == "lstm":
+    if LSTM:
         dc = tl.load(dc_state + state, mask=inside, other=0.0)
+
+    if PEEPHOLE:
+        p_i, p_f, p_o = load_peepholes(peephole + direction * ((GATES - 1) * H), units, H, GATES)
+    if DROP:
+        kept = tl.load(mask + state, mask=inside, other=0.0).to(tl.float32)
 
     parts = tl.arange(0, DEPTH)[:, None, None]
     columns = tl.arange(0, BLOCK_K)[None, None, :]
@@ -108,28 +126,48 @@ def backward_kernel(
             AHEAD,
             POLL,
         )
-        dh += tl.sum(products, axis=0)
+        dh_seen = tl.sum(products, axis=0)
+        if DROP:
+            dh_seen *= kept
+        dh += dh_seen
 
         out = integers(dgates) + (row * N + direction)[:, None] * (PARTS * H) + units[None, :]
-        if CELL == "lstm":
+        if LSTM:
             i = value(gates + at, here)
-            f = value(gates + at + H, here)
-            g = value(gates + at + 2 * H, here)
-            o = value(gates + at + 3 * H, here)
+            g = value(gates + at + (GATES - 2) * H, here)
+            o = value(gates + at + (GATES - 1) * H, here)
             if RAW:
                 i = tl.sigmoid(i)
-                f = tl.sigmoid(f)
                 g = tanh(g)
                 o = tl.sigmoid(o)
+            if CELL == "lstm":
+                f = value(gates + at + H, here)
+                if RAW:
+                    f = tl.sigmoid(f)
+            else:
+                f = 1 - i
             c_tanh = tanh(value(saved + at_unit, here))
             c_before = value(saved + at_before, begun)
             c_before += tl.load(c_0 + state, mask=here & (step == 0), other=0.0)
+            do = dh * c_tanh * o * (1 - o)
             dc_here = dc + dh * o * (1 - c_tanh * c_tanh)
-            emit(out, dc_here * g * i * (1 - i), DTYPE, here)
-            emit(out + H, dc_here * c_before * f * (1 - f), DTYPE, here)
-            emit(out + 2 * H, dc_here * i * (1 - g * g), DTYPE, here)
-            emit(out + 3 * H, dh * c_tanh * o * (1 - o), DTYPE, here)
-            dc = tl.where(here, dc_here * f, dc)
+            if PEEPHOLE:
+                dc_here += do * p_o
+            dc_past = dc_here * f
+            if CELL == "lstm":
+                di = dc_here * g * i * (1 - i)
+                df = dc_here * c_before * f * (1 - f)
+                emit(out + H, df, DTYPE, here)
+                if PEEPHOLE:
+                    dc_past += df * p_f
+            else:
+                di = dc_here * (g - c_before) * i * (1 - i)
+            if PEEPHOLE:
+                dc_past += di * p_i
+            emit(out, di, DTYPE, here)
+            emit(out + (GATES - 2) * H, dc_here * i * (1 - g * g), DTYPE, here)
+            emit(out + (GATES - 1) * H, do, DTYPE, here)
+            dc = tl.where(here, dc_past, dc)
             dh_past = tl.where(here, 0.0, dh_past)
         elif CELL == "gru":
             r = value(gates + at, here)
@@ -156,7 +194,7 @@ def backward_kernel(
             dh_past = tl.where(here, 0.0, dh_past)
 
     tl.store(dh_state + state, dh_past, mask=inside)
-    if CELL == "lstm":
+    if LSTM:
         tl.store(dc_state + state, dc, mask=inside)
     if POLL:
         if limit == 0:

@@ -2,9 +2,9 @@
 
 A program owns BLOCK_H hidden units of one direction for BLOCK_B utterances. Its slice of W_hh
 stays on chip and its states in registers from the first step to the last; h[t] reaches the other
-programs through the output `y` itself, see `sync`. Utterances of different groups never wait for
-each other. With POLL off nothing waits: then a launch is one step, for grids that cannot be
-resident.
+programs through the output `y` itself, see `sync`; with recurrent dropout, where they need
+mask * h, through a second buffer. Utterances of different groups never wait for each other. With
+POLL off nothing waits: then a launch is one step, for grids that cannot be resident.
 
 At step s the forward direction stands at frame s of each utterance, the reverse one at frame
 length - 1 - s. Past its end a state stays what it was, and nothing is stored.
@@ -16,7 +16,9 @@ import triton.language as tl
 from kernels.backends.triton.sync import filled, integers
 from kernels.backends.triton.tiles import (
     frame_of,
+    gate_count,
     load_columns,
+    load_peepholes,
     received_product,
     share,
     split_gates,
@@ -29,11 +31,14 @@ def forward_kernel(
     gates,  # [T, B, N, G, H] in: W x + b; out, if SAVE_GATES: the gates, for the backward pass
     w_hh,  # [N, G*H, H]
     bias_hn,  # [N, H] GRU: the bias inside the reset gate's product
+    peephole,  # [N, G-1, H] LSTM: of the gates in their order, g left out; if PEEPHOLE
+    mask,  # [N, B, H] of h on its way into W_hh, if DROP
     h_0,  # [N, B, H] what step 0 reads, never EMPTY
     h_state,  # [N, B, H] float32, in and out
     c_state,  # [N, B, H] float32, in and out; LSTM
     lengths,  # [B] int32
-    y,  # [T, B, N, H] out, EMPTY beforehand
+    y,  # [T, B, N, H] out; unless DROP EMPTY beforehand
+    handed,  # [T, B, N, H] out, EMPTY beforehand: y, or if DROP mask * y
     saved,  # [T, B, N, H] out, if SAVE_STATE; LSTM: c, GRU: U_n h + d_n
     lost,  # [1] int32: set to 1 where a wait was given up
     B,
@@ -50,12 +55,15 @@ def forward_kernel(
     AHEAD: tl.constexpr,
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
+    PEEPHOLE: tl.constexpr,
+    DROP: tl.constexpr,
     SAVE_GATES: tl.constexpr,
     SAVE_STATE: tl.constexpr,
     POLL: tl.constexpr,
 ):
     """One program of the grid (slices * groups, directions)."""
-    GATES: tl.constexpr = 4 if CELL == "lstm" else (3 if CELL == "gru" else 1)
+    GATES: tl.constexpr = gate_count(CELL)
+    LSTM: tl.constexpr = CELL == "lstm" or CELL == "cifg"
     WIDTH: tl.constexpr = 1 if GATES == 1 else 4
     DTYPE: tl.constexpr = y.dtype.element_ty
     direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
@@ -67,14 +75,18 @@ def forward_kernel(
     inside = (rows < B)[:, None] & (units < H)[None, :]
     h = tl.load(h_state + state, mask=inside, other=0.0)
     c = h
-    if CELL == "lstm":
+    if LSTM:
         c = tl.load(c_state + state, mask=inside, other=0.0)
     bias = tl.zeros([BLOCK_H], tl.float32)
     if CELL == "gru":
         bias = tl.load(bias_hn + direction * H + units, mask=units < H, other=0.0).to(tl.float32)
+    if PEEPHOLE:
+        p_i, p_f, p_o = load_peepholes(peephole + direction * ((GATES - 1) * H), units, H, GATES)
+    if DROP:
+        kept = tl.load(mask + state, mask=inside, other=0.0).to(tl.float32)
 
     initial = integers(h_0 + direction * B.to(tl.int64) * H)
-    output = integers(y + direction * H)
+    output = integers(handed + direction * H)
     columns = tl.arange(0, BLOCK_K)[None, :]
     for step in range(first_step, tl.minimum(last_step, tl.max(length, axis=0))):
         active = step < length
@@ -105,19 +117,35 @@ def forward_kernel(
         )
 
         at_unit = (row * N + direction)[:, None] * H + units[None, :]
-        if CELL == "lstm":
-            u_i, u_f, u_g, u_o = split_gates(products, BLOCK_B, BLOCK_H)
-            i = tl.sigmoid(x[0] + u_i)
-            f = tl.sigmoid(x[1] + u_f)
-            g = tanh(x[2] + u_g)
-            o = tl.sigmoid(x[3] + u_o)
+        if LSTM:
+            if CELL == "lstm":
+                u_i, u_f, u_g, u_o = split_gates(products, BLOCK_B, BLOCK_H)
+            else:
+                u_i, u_g, u_o, u_f = split_gates(products, BLOCK_B, BLOCK_H)
+            i = x[0] + u_i
+            if PEEPHOLE:
+                i += p_i * c
+            i = tl.sigmoid(i)
+            if CELL == "lstm":
+                f = x[1] + u_f
+                if PEEPHOLE:
+                    f += p_f * c
+                f = tl.sigmoid(f)
+            else:
+                f = 1 - i
+            g = tanh(x[GATES - 2] + u_g)
             c = tl.where(here, f * c + i * g, c)
+            o = x[GATES - 1] + u_o
+            if PEEPHOLE:
+                o += p_o * c
+            o = tl.sigmoid(o)
             h = tl.where(here, o * tanh(c), h)
             if SAVE_GATES:
                 tl.store(gates + at, i.to(DTYPE), mask=here)
-                tl.store(gates + at + H, f.to(DTYPE), mask=here)
-                tl.store(gates + at + 2 * H, g.to(DTYPE), mask=here)
-                tl.store(gates + at + 3 * H, o.to(DTYPE), mask=here)
+                if CELL == "lstm":
+                    tl.store(gates + at + H, f.to(DTYPE), mask=here)
+                tl.store(gates + at + (GATES - 2) * H, g.to(DTYPE), mask=here)
+                tl.store(gates + at + (GATES - 1) * H, o.to(DTYPE), mask=here)
         elif CELL == "gru":
             u_r, u_z, u_n, _ = split_gates(products, BLOCK_B, BLOCK_H)
             r = tl.sigmoid(x[0] + u_r)
@@ -138,13 +166,17 @@ def forward_kernel(
             else:
                 a = tl.where(a <= 0, 0.0, a)  # tl.maximum would lose NaN
             h = tl.where(here, a, h)
-        tl.store(output + at_unit - direction * H, filled(h.to(DTYPE)), mask=here)
-        if CELL == "lstm":
+        seen = h
+        if DROP:
+            tl.store(y + at_unit, h.to(DTYPE), mask=here)
+            seen = h * kept
+        tl.store(output + at_unit - direction * H, filled(seen.to(DTYPE)), mask=here)
+        if LSTM:
             if SAVE_STATE:
                 tl.store(saved + at_unit, c.to(DTYPE), mask=here)
 
     tl.store(h_state + state, h, mask=inside)
-    if CELL == "lstm":
+    if LSTM:
         tl.store(c_state + state, c, mask=inside)
     if POLL:
         if limit == 0:

@@ -22,39 +22,45 @@ from kernels.backends.triton.launch import (
     run,
 )
 from kernels.backends.triton.plan import Problem
-from kernels.cells import GATES, Cell
+from kernels.backends.triton.products import (
+    add_recurrent_arguments,
+    before,
+    gate_arguments,
+    past_end,
+    starts,
+    sum_rows,
+    through_w_hh,
+)
+from kernels.cells import GATES, LSTMS, Cell
+from kernels.precision import current_precision, float32_products
 
 #: What the forward pass keeps for the backward one, beside y: nothing; the gates, in the
 #: buffer where they were computed; or only c (LSTM), so that the gates are computed again.
 SAVES = ("nothing", "gates", "state")
 
 
-def _past(lengths: Tensor, T: int) -> Tensor:
-    return torch.arange(T, device=lengths.device).unsqueeze(-1) >= lengths  # [T, B]
-
-
-def _starts(lengths: Tensor, N: int) -> list[Tensor]:
-    """[B] the frame of step 0, for each direction."""
-    return [torch.zeros_like(lengths), lengths - 1][:N]
-
-
 def _keeps_state(cell: str, save: str) -> bool:
     """Whether `saved` holds something: c of an LSTM always, U_n h of a GRU with its gates."""
-    needed = {"lstm": ("gates", "state"), "gru": ("gates",)}
-    return save in needed.get(cell, ())
+    return save == "gates" if cell == "gru" else cell in LSTMS and save != "nothing"
 
 
-def _sum(rows: Tensor) -> Tensor:
-    """Over the first dimension, in float32 whatever the dtype."""
-    return rows.sum(0, dtype=torch.float32).to(rows.dtype)
-
-
-def _constants(cell: Cell, H: int, dtype: torch.dtype) -> dict[str, Any]:
-    # As torch's own products outside the kernel: torch.set_float32_matmul_precision.
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+def _constants(
+    cell: str, w_hh: Tensor, peephole: Tensor | None, mask: Tensor | None, precision: str | None
+) -> dict[str, Any]:
     # The interpreter multiplies the bit patterns of bfloat16.
-    dot = "float32" if interpreted() else dtype_name(dtype)
-    return {"CELL": cell, "H": H, "DOT": DTYPES[dot], "PRECISION": precision}
+    dot = "float32" if interpreted() else dtype_name(w_hh.dtype)
+    return {
+        "CELL": cell,
+        "H": w_hh.shape[-1],
+        "DOT": DTYPES[dot],
+        "PRECISION": precision or current_precision(),
+        "PEEPHOLE": peephole is not None,
+        "DROP": mask is not None,
+    }
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()
 
 
 @torch.library.custom_op("kernels::recurrence", mutates_args=())
@@ -65,11 +71,14 @@ def recurrence(
     bias: Tensor | None,  # [N*G*H], all that is added to W x
     bias_hn: Tensor | None,  # [N, H], GRU: the bias inside the reset gate's product
     first: Tensor | None,  # [N, B, G*H], added to the gates of step 0
+    peephole: Tensor | None,  # [N, G-1, H], LSTM: of the gates in their order, g left out
     h_0: Tensor,  # [N, B, H]
     c_0: Tensor | None,  # [N, B, H], LSTM
+    mask: Tensor | None,  # [N, B, H], of h on its way into W_hh; without gradient
     lengths: Tensor,  # [B] int64
     cell: str,
     save: str,  # one of SAVES
+    precision: str | None,  # of float32 products: ieee or tf32; None: as torch's own
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(y [T, B, N*H], h_n, c_n [N, B, H], gates [T, B, N, G, H], saved [T, B, N, H]).
 
@@ -77,76 +86,47 @@ def recurrence(
     """
     T, B, _ = x.shape
     N, _, H = w_hh.shape
-    kind = cast(Cell, cell)
-    gates = _gate_arguments(x, w_ih, bias, N)
-    if first is not None:
-        for n, start in enumerate(_starts(lengths, N)):
-            gates[start, torch.arange(B, device=x.device), n] += first[n]
-    y = empty_until_written(_past(lengths, T), (T, B, N, H), x.dtype)
+    with float32_products(precision):
+        gates = gate_arguments(x, w_ih, bias, first, lengths, N)
+    y = empty_until_written(past_end(lengths, T), (T, B, N, H), x.dtype)
+    handed, h_start = (y, h_0) if mask is None else (y.clone(), mask * h_0)
     keep = _keeps_state(cell, save)
     saved = x.new_empty((T, B, N, H) if keep else 0)
     h_state = h_0.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     c_state = c_0 if c_0 is None else c_0.to(torch.float32, copy=True).contiguous()
     if cell == "gru":
         bias_hn = h_0.new_zeros(N, H) if bias_hn is None else bias_hn.contiguous()
-    problem = Problem("forward", kind, B, H, N, dtype_name(x.dtype))
+    problem = Problem("forward", cast(Cell, cell), B, H, N, dtype_name(x.dtype))
     run(
         forward_kernel,
         plan_for(problem, x.device),
         (
-            gates,
-            w_hh.contiguous(),
-            bias_hn,
-            never_empty(h_0),
-            h_state,
-            c_state,
-            lengths.int(),
-            y,
-            saved,
+            *(gates, w_hh.contiguous(), bias_hn, _contiguous(peephole), _contiguous(mask)),
+            *(never_empty(h_start), h_state, c_state, lengths.int(), y, handed, saved),
         ),
         B,
         T,
         N,
         SAVE_GATES=save == "gates",
         SAVE_STATE=keep,
-        **_constants(kind, H, x.dtype),
+        **_constants(cell, w_hh, peephole, mask, precision),
     )
     c_n = x.new_empty(0) if c_state is None else c_state.to(x.dtype, copy=True)
     kept = gates if save == "gates" else x.new_empty(0)
     return y.view(T, B, N * H), h_state.to(x.dtype, copy=True), c_n, kept, saved
 
 
-def _gate_arguments(x: Tensor, w_ih: Tensor, bias: Tensor | None, N: int) -> Tensor:
-    """W x + b of all frames and directions, [T, B, N, G*H]."""
-    T, B, D = x.shape
-    flat = x.reshape(T * B, D)
-    product = flat @ w_ih.t() if bias is None else torch.addmm(bias, flat, w_ih.t())
-    return product.view(T, B, N, -1)
-
-
 @recurrence.register_fake
-def _(
-    x: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    bias_hn: Tensor | None,
-    first: Tensor | None,
-    h_0: Tensor,
-    c_0: Tensor | None,
-    lengths: Tensor,
-    cell: str,
-    save: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(x: Tensor, w_ih: Tensor, w_hh: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    *_, c_0, _, _, cell, save, _ = others
     T, B, _ = x.shape
     N, GH, H = w_hh.shape
-    keep = _keeps_state(cell, save)
     return (
         x.new_empty(T, B, N * H),
         x.new_empty(N, B, H),
         x.new_empty(0) if c_0 is None else x.new_empty(N, B, H),
         x.new_empty((T, B, N, GH) if save == "gates" else 0),
-        x.new_empty((T, B, N, H) if keep else 0),
+        x.new_empty((T, B, N, H) if _keeps_state(cell, save) else 0),
     )
 
 
@@ -161,150 +141,118 @@ def recurrence_backward(
     bias: Tensor | None,
     bias_hn: Tensor | None,
     first: Tensor | None,
+    peephole: Tensor | None,
     h_0: Tensor,
     c_0: Tensor | None,
+    mask: Tensor | None,
     lengths: Tensor,
     y: Tensor,
     gates: Tensor,
     saved: Tensor,
     cell: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (x, w_ih, w_hh, bias, bias_hn, first, h_0, c_0), of which some may be empty."""
+    precision: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x and all that follow it up to c_0; of what was None, empty."""
     T, B, D = x.shape
     N, GH, H = w_hh.shape
     kind = cast(Cell, cell)
     parts = 4 if cell == "gru" else GATES[kind]
+    past = past_end(lengths, T)
     y = y.view(T, B, N, H)
+    seen, h_start = (y, h_0) if mask is None else (y * mask.transpose(0, 1), mask * h_0)
+    c_before = None
+    if peephole is not None and c_0 is not None:
+        saved = saved.masked_fill(past[..., None, None], 0)  # 0 * NaN would be NaN
+        c_before = before(saved, c_0, lengths)
     raw = gates.numel() == 0 and GATES[kind] > 1
-    if raw:
-        gates, saved = _gates_again(x, w_ih, w_hh, bias, bias_hn, first, h_0, lengths, y, saved)
-    dgates = empty_until_written(_past(lengths, T), (T, B, N, parts, H), x.dtype)
-    dh_state = dh_n.to(torch.float32, copy=True).contiguous()
-    dc_state = None if c_0 is None else dc_n.to(torch.float32, copy=True).contiguous()
-    c_start = None if c_0 is None else c_0.float().contiguous()
-    problem = Problem("backward", kind, B, H, N, dtype_name(x.dtype))
-    run(
-        backward_kernel,
-        plan_for(problem, x.device),
-        (
-            *(dy.contiguous(), gates, saved, y, h_0.contiguous(), c_start, w_hh.contiguous()),
-            *(dh_state, dc_state, lengths.int(), dgates),
-        ),
-        B,
-        T,
-        N,
-        RAW=raw,
-        **_constants(kind, H, x.dtype),
-    )
+    with float32_products(precision):
+        if raw:
+            gates = gate_arguments(x, w_ih, bias, first, lengths, N)
+            inner = gates
+            if cell == "gru":  # the product of n stands alone
+                inner = torch.zeros_like(gates)
+                if bias_hn is not None:
+                    inner[..., 2 * H :] = bias_hn
+            add_recurrent_arguments(inner, seen, h_start, w_hh, lengths)
+            if cell == "gru":
+                gates[..., : 2 * H] += inner[..., : 2 * H]
+                saved = inner[..., 2 * H :].contiguous()
+            if peephole is not None and c_before is not None:
+                arguments = gates.view(T, B, N, -1, H)
+                arguments[..., :-2, :] += peephole[:, :-1] * c_before.unsqueeze(3)
+                arguments[..., -1, :] += peephole[:, -1] * saved
 
-    # GRU: parts n inside r, r, z, n; the first three belong to W_hh, the last three to W_ih.
-    inner = dgates[..., : GH // H, :].flatten(3)  # [T, B, N, G*H], gradient through W_hh
-    outer = dgates[..., parts - GH // H :, :].reshape(T * B, N * GH)
-    flat = x.reshape(T * B, D)
-    dw_ih = outer.t() @ flat
-    dbias = x.new_empty(0) if bias is None else _sum(outer)
-    dx = (outer @ w_ih).view(T, B, D)
-    rows = torch.arange(B, device=x.device)
-    dw_hh, dh_0, dfirst = torch.empty_like(w_hh), torch.empty_like(h_0), []
-    for n, start in enumerate(_starts(lengths, N)):
-        begin = inner[start, rows, n]  # [B, G*H]
-        later, earlier = (
-            (inner[1:, :, n], y[:-1, :, n]) if n == 0 else (inner[:-1, :, n], y[1:, :, n])
+        dgates = empty_until_written(past, (T, B, N, parts, H), x.dtype)
+        dh_state = dh_n.to(torch.float32, copy=True).contiguous()
+        dc_state = None if c_0 is None else dc_n.to(torch.float32, copy=True).contiguous()
+        c_start = None if c_0 is None else c_0.float().contiguous()
+        problem = Problem("backward", kind, B, H, N, dtype_name(x.dtype))
+        run(
+            backward_kernel,
+            plan_for(problem, x.device),
+            (
+                *(dy.contiguous(), gates, saved, y, h_0.contiguous(), c_start, w_hh.contiguous()),
+                *(_contiguous(peephole), _contiguous(mask)),
+                *(dh_state, dc_state, lengths.int(), dgates),
+            ),
+            B,
+            T,
+            N,
+            RAW=raw,
+            **_constants(cell, w_hh, peephole, mask, precision),
         )
-        dw = later.flatten(0, 1).t() @ earlier.flatten(0, 1) + begin.t() @ h_0[n]
-        dw_hh[n] = dw.roll(-H, 0) if cell == "gru" else dw
-        w = w_hh[n].roll(H, 0) if cell == "gru" else w_hh[n]
-        dh_0[n] = dh_state[n] + begin @ w
-        dfirst.append(outer.view(T, B, N, GH)[start, rows, n])
-    return (
+
+        # GRU: parts n inside r, r, z, n; the first three belong to W_hh, the last three to W_ih.
+        inner = dgates[..., : GH // H, :].flatten(3)  # [T, B, N, G*H], gradient through W_hh
+        outer = dgates[..., parts - GH // H :, :].flatten(3)
+        flat = outer.reshape(T * B, N * GH)
+        dw_ih = flat.t() @ x.reshape(T * B, D)
+        dx = (flat @ w_ih).view(T, B, D)
+        turned = w_hh.roll(H, 1) if cell == "gru" else w_hh
+        dw_hh, dh_start = through_w_hh(inner, seen, h_start, turned, lengths)
+    dpeephole = None
+    if c_before is not None:
+        by_inner = (
+            dgates[..., :-2, :] * c_before.unsqueeze(3),
+            dgates[..., -1:, :] * saved.unsqueeze(3),
+        )
+        dpeephole = torch.cat([sum_rows(part) for part in by_inner], 1)
+    gradients = (
         dx,
         dw_ih,
-        dw_hh,
-        dbias,
-        x.new_empty(0) if bias_hn is None else _sum(dgates[..., 0, :].flatten(0, 1)),
-        x.new_empty(0) if first is None else torch.stack(dfirst),
-        dh_0,
-        x.new_empty(0) if dc_state is None else dc_state.to(x.dtype, copy=True),
+        dw_hh.roll(-H, 1) if cell == "gru" else dw_hh,
+        None if bias is None else sum_rows(outer).flatten(),
+        None if bias_hn is None else sum_rows(dgates[..., 0, :]),
+        None if first is None else torch.stack([outer[start] for start in starts(lengths, N)]),
+        dpeephole,
+        (dh_state + (dh_start if mask is None else mask * dh_start)).to(x.dtype),
+        None if dc_state is None else dc_state.to(x.dtype, copy=True),
     )
-
-
-def _gates_again(
-    x: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    bias_hn: Tensor | None,
-    first: Tensor | None,
-    h_0: Tensor,
-    lengths: Tensor,
-    y: Tensor,  # [T, B, N, H]
-    saved: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The gates' arguments and `saved`, from all the h that are known by now: two products."""
-    N, GH, H = w_hh.shape
-    gates = _gate_arguments(x, w_ih, bias, N)
-    inner = gates
-    if GH == 3 * H:  # GRU: the product of n stands alone
-        inner = gates.new_zeros(*gates.shape[:3], GH)
-        if bias_hn is not None:
-            inner[..., 2 * H :] = bias_hn
-    rows = torch.arange(y.shape[1], device=x.device)
-    for n, start in enumerate(_starts(lengths, N)):
-        w = w_hh[n].t()
-        later, earlier = (
-            (inner[1:, :, n], y[:-1, :, n]) if n == 0 else (inner[:-1, :, n], y[1:, :, n])
-        )
-        later.flatten(0, 1).addmm_(earlier.flatten(0, 1), w)
-        inner[start, rows, n] += h_0[n] @ w
-        if first is not None:
-            gates[start, rows, n] += first[n]
-    if GH == 3 * H:
-        gates[..., : 2 * H] += inner[..., : 2 * H]
-        saved = inner[..., 2 * H :].contiguous()
-    return gates, saved
+    present: Any = tuple(x.new_empty(0) if g is None else g for g in gradients)
+    return present  # type: ignore[no-any-return]
 
 
 @recurrence_backward.register_fake
-def _(
-    dy: Tensor,
-    dh_n: Tensor,
-    dc_n: Tensor,
-    x: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    bias: Tensor | None,
-    bias_hn: Tensor | None,
-    first: Tensor | None,
-    h_0: Tensor,
-    c_0: Tensor | None,
-    lengths: Tensor,
-    y: Tensor,
-    gates: Tensor,
-    saved: Tensor,
-    cell: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    def like(tensor: Tensor | None) -> Tensor:
-        return x.new_empty(0) if tensor is None else torch.empty_like(tensor)
-
-    T, B, D = x.shape
-    w = (torch.empty_like(w_ih), torch.empty_like(w_hh))
-    return x.new_empty(T, B, D), *w, like(bias), like(bias_hn), like(first), like(h_0), like(c_0)
+def _(dy: Tensor, dh_n: Tensor, dc_n: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    *inputs, _, _, _, _, _, _, _ = others  # w_ih to c_0
+    return tuple(
+        x.new_empty(0) if tensor is None else x.new_empty(tensor.shape) for tensor in (x, *inputs)
+    )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, cell, _ = inputs
+    *tensors, cell, _, precision = inputs
     y, _, _, gates, saved = output
     ctx.save_for_backward(*tensors, y, gates, saved)
     ctx.mark_non_differentiable(gates, saved)
-    ctx.cell = cell
+    ctx.options = cell, precision
 
 
 def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    gradients = recurrence_backward(dy, dh_n, dc_n, *tensors, ctx.cell)
-    present = [t is not None for t in tensors[:8]]
-    kept = [g if there else None for g, there in zip(gradients, present, strict=True)]
-    return (*kept, None, None, None)
+    gradients = recurrence_backward(dy, dh_n, dc_n, *tensors, *ctx.options)
+    kept = [None if t is None else g for t, g in zip(tensors, gradients, strict=False)]
+    return (*kept, None, None, None, None, None)  # mask, lengths, cell, save, precision
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:

@@ -8,7 +8,7 @@ from kernels.backends.triton.forward import forward_kernel
 from kernels.backends.triton.launch import DTYPES, MAX_REGISTERS
 from kernels.backends.triton.plan import DEVICES, WIDTH, Pass, Plan, Problem, make_plan
 from kernels.bench.compiled import Specimen
-from kernels.cells import GATES, Cell
+from kernels.cells import GATES, LSTMS, Cell
 
 TARGET_OF = {"a100": "sm_80", "h200": "sm_90", "b200": "sm_100", "mi300x": "gfx942"}
 
@@ -31,19 +31,37 @@ def problems() -> Iterator[Problem]:
         yield Problem(pass_, "lstm", 3, 100, 1, "bfloat16")
 
 
+#: Peepholes and recurrent dropout, by name.
+VARIANTS = {
+    "": {"PEEPHOLE": False, "DROP": False},
+    " peephole": {"PEEPHOLE": True, "DROP": False},
+    " dropout": {"PEEPHOLE": False, "DROP": True},
+}
+
+
+def _choices(problem: Problem) -> Iterator[tuple[str, str]]:
+    """Precision and variant."""
+    for precision in ("tf32", "ieee") if problem.dtype == "float32" else ("ieee",):
+        yield precision, ""
+    if problem.cell in LSTMS and problem.dtype == "float16":
+        yield from (("ieee", variant) for variant in VARIANTS if variant)
+
+
 def specimens() -> list[Specimen]:
-    """One for each problem, layout and precision; a layout that several targets share, once."""
-    found: dict[tuple[Problem, Plan, str], list[str]] = {}
+    """One for each problem, layout, precision, variant; a layout that targets share, once."""
+    found: dict[tuple[Problem, Plan, str, str], list[str]] = {}
     for device, target in TARGET_OF.items():
         for problem in problems():
             plan = make_plan(problem, DEVICES[device])
             same = Plan(plan.layout, plan.persistent, 0, 0, 0, ())
-            for precision in ("tf32", "ieee") if problem.dtype == "float32" else ("ieee",):
-                found.setdefault((problem, same, precision), []).append(target)
+            for choice in _choices(problem):
+                found.setdefault((problem, same, *choice), []).append(target)
     return [_specimen(*key, tuple(targets)) for key, targets in found.items()]
 
 
-def _specimen(problem: Problem, plan: Plan, precision: str, targets: tuple[str, ...]) -> Specimen:
+def _specimen(
+    problem: Problem, plan: Plan, precision: str, variant: str, targets: tuple[str, ...]
+) -> Specimen:
     layout, cell, forward = plan.layout, problem.cell, problem.pass_ == "forward"
     constants: dict[str, object] = {
         "CELL": cell,
@@ -56,11 +74,13 @@ def _specimen(problem: Problem, plan: Plan, precision: str, targets: tuple[str, 
         "DOT": DTYPES[problem.dtype],
         "PRECISION": precision,
         "POLL": plan.persistent,
+        **VARIANTS[variant],
     }
     constants |= {"SAVE_GATES": True, "SAVE_STATE": True} if forward else {"RAW": False}
-    absent = ["c_state" if forward else "dc_state"] if cell != "lstm" else []
+    absent = [] if cell in LSTMS else ["c_state"] if forward else ["dc_state", "c_0"]
     absent += ["bias_hn"] if cell != "gru" and forward else []
-    absent += ["c_0"] if cell != "lstm" and not forward else []
+    absent += [] if constants["PEEPHOLE"] else ["peephole"]
+    absent += [] if constants["DROP"] else ["mask"]
     constants |= dict.fromkeys(absent)
     kernel = forward_kernel if forward else backward_kernel
     element = "*" + _SHORT[problem.dtype]
@@ -81,7 +101,7 @@ def _specimen(problem: Problem, plan: Plan, precision: str, targets: tuple[str, 
     mode = "persistent" if plan.persistent else "stepped"
     return Specimen(
         f"{problem.pass_} {cell} {_SHORT[problem.dtype]} H={problem.hidden} "
-        f"B={problem.batch} N={problem.directions} {precision} {mode}",
+        f"B={problem.batch} N={problem.directions} {precision} {mode}{variant}",
         kernel,
         {name: kind(name) for name in kernel.arg_names},
         constants,

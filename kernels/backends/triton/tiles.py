@@ -12,6 +12,21 @@ def tanh(x):
     return 2 * tl.sigmoid(2 * x) - 1
 
 
+@triton.constexpr_function
+def gate_count(cell):
+    """Blocks of H rows in W_hh."""
+    return {"lstm": 4, "cifg": 3, "gru": 3}.get(cell, 1)
+
+
+@triton.jit
+def load_peepholes(peephole, units, H: tl.constexpr, GATES: tl.constexpr):
+    """Of one direction, [GATES-1, H]: float32 [1, BLOCK_H] of i, f and o; a CIFG's f is its i."""
+    i = tl.load(peephole + units, mask=units < H, other=0.0)
+    f = tl.load(peephole + (GATES - 3) * H + units, mask=units < H, other=0.0)
+    o = tl.load(peephole + (GATES - 2) * H + units, mask=units < H, other=0.0)
+    return i.to(tl.float32)[None, :], f.to(tl.float32)[None, :], o.to(tl.float32)[None, :]
+
+
 @triton.jit
 def share(B, first_group, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
     """What this program owns: (direction, rows [BLOCK_B], units [BLOCK_H]).

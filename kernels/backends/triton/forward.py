@@ -126,15 +126,15 @@ def forward_kernel(
             if PEEPHOLE:
                 i += p_i * c
             i = tl.sigmoid(i)
+            g = tanh(x[GATES - 2] + u_g)
             if CELL == "lstm":
                 f = x[1] + u_f
                 if PEEPHOLE:
                     f += p_f * c
                 f = tl.sigmoid(f)
+                c = tl.where(here, f * c + i * g, c)
             else:
-                f = 1 - i
-            g = tanh(x[GATES - 2] + u_g)
-            c = tl.where(here, f * c + i * g, c)
+                c = tl.where(here, c + i * (g - c), c)
             o = x[GATES - 1] + u_o
             if PEEPHOLE:
                 o += p_o * c

@@ -75,6 +75,18 @@ def _plan(options: Options) -> int:
     return 0
 
 
+def _layouts(options: Options) -> int:
+    from kernels.bench.layouts import problems, run_layouts  # imports Triton
+
+    if not torch.cuda.is_available():
+        print(
+            "layouts: needs a GPU, to time kernels on; plan and compile need none", file=sys.stderr
+        )
+        return 1
+    todo = problems(options.cell, options.hidden, options.batch)
+    return run_layouts(todo, options.frames, options.repeats, options.jobs, options.json)
+
+
 def _compile(options: Options) -> int:
     from kernels.bench.compiled import main as compile_all  # imports Triton
 
@@ -134,6 +146,22 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--dtype", choices=("bf16", "fp16", "fp32"), default="bf16")
     plan.add_argument(
         "--device", choices=("a100", "h100", "h200", "b200", "mi300x"), default="h200"
+    )
+
+    layouts = add(
+        "layouts", _layouts, "time every layout of a recurrence, to fill the plan's table"
+    )
+    layouts.add_argument("--cell", choices=("lstm", "gru", "rnn_tanh"), default="lstm")
+    for size, default in (("hidden", HIDDEN), ("batch", BATCH)):
+        layouts.add_argument(
+            f"--{size}", nargs="+", type=_positive, default=default, help="default: %(default)s"
+        )
+    for size, count in (("frames", 200), ("repeats", 10), ("jobs", 8)):
+        layouts.add_argument(
+            f"--{size}", type=_positive, default=count, help="default: %(default)s"
+        )
+    layouts.add_argument(
+        "--json", type=Path, metavar="FILE", required=True, help="add a line a layout to FILE"
     )
 
     add("compile", _compile, "compile every kernel ahead of time and show what it takes", False)

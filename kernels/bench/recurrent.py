@@ -46,7 +46,7 @@ class Precision:
     kernels: dict[str, tuple[str, str]] = field(default_factory=dict)  # timed alone
 
 
-def _precisions(device: torch.device) -> list[Precision]:
+def precisions(device: torch.device) -> list[Precision]:
     """The last is the one that the rivals are compared with."""
     fp32 = Precision("fp32", torch.float32)
     if device.type == "cpu":
@@ -82,12 +82,12 @@ def rnn(shape: Shape, device: torch.device) -> list[Rival]:
 
 def _rivals(name: str, shape: Shape, device: torch.device) -> list[Rival]:
     job = Job.of(name, shape, device)
-    ours = [_ours(job, device, precision) for precision in _precisions(device)]
-    return [*torch_rivals(job, device), *outside_rivals(job, device), *ours]
+    entrants = [ours(job, device, precision) for precision in precisions(device)]
+    return [*torch_rivals(job, device), *outside_rivals(job, device), *entrants]
 
 
-def _ours(job: Job, device: torch.device, precision: Precision) -> Rival:
-    """With what is wrong with it instead of its passes, if anything is."""
+def ours(job: Job, device: torch.device, precision: Precision) -> Rival:
+    """This package's module; with what is wrong with it instead of its passes, if anything is."""
     name = f"kernels.{job.name} {precision.name}"
     theirs = job.module(precision.dtype)
     sizes = (job.shape.input, job.shape.hidden, job.shape.layers)

@@ -348,9 +348,9 @@ def test_inputs_change_from_run_to_run() -> None:
 def test_a_cards_precisions_and_rivals_run_on_a_cpu_too(name: str) -> None:
     """All but autocast, streams and cuDNN itself, so that a card finds no misspelt name."""
     job = Job.of(name, Shape(3, 5, 4, 6), CPU)
-    precisions = [p for p in recurrent._precisions(torch.device("cuda")) if p.autocast is None]
+    precisions = [p for p in recurrent.precisions(torch.device("cuda")) if p.autocast is None]
     assert [p.name for p in precisions] == ["fp32 (ieee)", "fp32 (tf32)", "fp16", "bf16"]
-    rivals = [recurrent._ours(job, CPU, precision) for precision in precisions]
+    rivals = [recurrent.ours(job, CPU, precision) for precision in precisions]
     rivals += [
         torch_rivals.padded(job, torch.float16, "fp16", cudnn=False),
         torch_rivals.two_directions(job, streams=False),

@@ -4,8 +4,9 @@
 layout of a shape has been measured on a card, `MEASURED` holds it and overrules the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from kernels.cells import GATES, Cell
@@ -70,6 +71,7 @@ class Plan:
     groups: int  # of the whole batch
     groups_per_launch: int  # that are resident together
     reasons: tuple[str, ...]
+    waits: bool = True  # False: nothing does, to time what waiting costs; results are wrong then
 
     @property
     def launches(self) -> int:
@@ -96,6 +98,7 @@ MOST_READ: Mapping[Pass, int] = {"forward": 32_768, "backward": 16_384}
 MOST_IN_FLIGHT: Mapping[Pass, int] = {"forward": 8192, "backward": 4096}
 
 
+@lru_cache(maxsize=4096)  # a millisecond of work
 def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
     """The plan of `problem` on `device`.
 
@@ -103,10 +106,9 @@ def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
     """
     measured = MEASURED.get((device.name, problem))
     candidates = [measured] if measured else list(_layouts(problem))
-    fitting = [layout for layout in candidates if _misfit(problem, layout, device) is None]
-    if fitting:
-        plans = [_persistent(problem, layout, device) for layout in fitting]
-        best = min(plans, key=lambda plan: plan.launches * _microseconds(problem, plan.layout))
+    plans = _that_fit(problem, candidates, device)
+    if plans:
+        best = min(plans, key=lambda plan: plan.launches * microseconds(problem, plan.layout))
         why = "measured on this card" if measured else f"best of {len(plans)} layouts that fit"
         return replace(best, reasons=(*_explanation(problem, best, device), why))
     smallest = min(
@@ -116,6 +118,16 @@ def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
     misfit = _misfit(problem, smallest, device)
     reasons = (f"stepped, a launch a step: even {smallest.block_h} units a program do not fit:",)
     return Plan(smallest, False, slices, groups, groups, (*reasons, str(misfit)))
+
+
+def persistent_plans(problem: Problem, device: DeviceProperties) -> list[Plan]:
+    """One for every layout that fits, for measuring."""
+    return _that_fit(problem, _layouts(problem), device)
+
+
+def _that_fit(problem: Problem, layouts: Iterable[Layout], device: DeviceProperties) -> list[Plan]:
+    fitting = [layout for layout in layouts if _misfit(problem, layout, device) is None]
+    return [_persistent(problem, layout, device) for layout in fitting]
 
 
 def _layouts(problem: Problem) -> Iterator[Layout]:
@@ -195,8 +207,8 @@ def _persistent(problem: Problem, layout: Layout, device: DeviceProperties) -> P
     return Plan(layout, True, slices, groups, min(groups, resident), ())
 
 
-def _microseconds(problem: Problem, layout: Layout) -> float:
-    """The model of one step."""
+def microseconds(problem: Problem, layout: Layout) -> float:
+    """The model of one step of one launch."""
     chunks = _chunks(problem, layout)
     tiles = chunks * _tile_bytes(problem, layout)
     trips = -(-chunks // layout.ahead)  # that do not overlap
@@ -222,6 +234,6 @@ def _explanation(problem: Problem, plan: Plan, device: DeviceProperties) -> tupl
         f"{layout.block_b} utterances at once, {problem.directions} directions",
         f"weights {_weight_bytes(problem, layout) / 1024:.0f} KB a program, of "
         f"{device.shared_bytes // 1024} KB shared memory",
-        f"model of a step: {_microseconds(problem, layout):.2f} us, of which hand-over "
+        f"model of a step: {microseconds(problem, layout):.2f} us, of which hand-over "
         f"{HAND_OVER} us; {plan.launches} launches",
     )

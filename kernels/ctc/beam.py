@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
+from kernels.backends import available_backends, triton_is_interpreted
 from kernels.choice import choose_backend
 from kernels.ctc import beam_torch
 from kernels.ctc.checks import check_scores
@@ -134,7 +135,7 @@ def ctc_beam_search(
     if beam_tokens is not None and beam_tokens < 1:
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
     _check_lengths(op, lengths, T, B)
-    choose_backend(backend, log_probs.device.type, ("torch",))
+    search_class = _search_class(op, backend, log_probs, lm, hotwords)
     speller: Speller = beam_torch.FreeSpelling()
     scorers: list[tuple[Scorer, float]] = []
     if hasattr(lm, "spell"):
@@ -143,7 +144,7 @@ def ctc_beam_search(
         scorers.append((lm, lm_weight))
     if hotwords is not None:
         scorers.append((hotwords, 1.0))
-    search = beam_torch.Search(
+    search = search_class(
         beam=beam,
         units=min(beam_tokens or V, V - 1),
         blank=blank,
@@ -157,6 +158,31 @@ def ctc_beam_search(
     )
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     return Hypotheses(*search(wide, lengths.to(log_probs.device), nbest))
+
+
+def _search_class(
+    op: str,
+    backend: str | None,
+    log_probs: Tensor,
+    lm: Scorer | Speller | None,
+    hotwords: Scorer | None,
+) -> type[beam_torch.Search]:
+    """The backend's search; where it may choose, that of torch for scorers Triton does not know."""
+    there = [name for name in available_backends() if name != "reference"]
+    device, interpreted = log_probs.device.type, triton_is_interpreted()
+    if choose_backend(backend, device, there, log_probs.dtype, interpreted) == "torch":
+        return beam_torch.Search
+    from kernels.ctc import beam_triton
+
+    if beam_triton.takes(lm, hotwords):
+        return beam_triton.Search
+    if backend is None:
+        return beam_torch.Search
+    got = [type(scorer).__name__ for scorer in (lm, hotwords) if scorer is not None]
+    raise ValueError(
+        f"{op}: backend 'triton' takes an NGram or a WordNGram as lm, and Hotwords as hotwords, "
+        f"got {' and '.join(got)}; use backend=None"
+    )
 
 
 def _check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:

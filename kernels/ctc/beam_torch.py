@@ -50,6 +50,18 @@ class _Extension(NamedTuple):
     states: list[Tensor]
 
 
+class Found(NamedTuple):
+    """The beam after the last frame, fields as in `_Beam`, and how it came about."""
+
+    at_blank: Tensor
+    at_label: Tensor
+    extra: Tensor
+    spelled: Tensor
+    states: tuple[Tensor, ...]
+    ways: Tensor  # [T, B, 2K] into each state, see `Search._step`
+    words: Tensor  # [T, B, K]
+
+
 class FreeSpelling:
     """A `Speller` without words: any unit may follow."""
 
@@ -88,6 +100,24 @@ class Search:
         nbest: int,
     ) -> tuple[Tensor, ...]:
         """Fields of `Hypotheses`."""
+        V = log_probs.shape[-1]
+        found = self._through(log_probs, lengths)
+        ctc_scores = self.combine(found.at_blank, found.at_label)
+        scores = ctc_scores + found.extra
+        scores = scores + _weighted(self.speller_weight, self.speller.finish(found.spelled))
+        for scorer, weight, states in zip(self.scorers, self.weights, found.states, strict=True):
+            scores = scores + weight * scorer.finish(states)
+        # Where no prefix ends with a word, the best that does not is better than nothing.
+        unfinished = ctc_scores + found.extra - _UNFINISHED
+        ranks, best = scores.where(scores != _NEVER, unfinished).topk(nbest)
+        state = _best_state(found.at_blank, found.at_label).gather(1, best)
+        spoken, ended = self._walk(found, lengths, state, V)
+        trace = self._tokens(spoken, ended, ranks == _NEVER)
+        scores = scores.gather(1, best)
+        return *trace, scores, ctc_scores.gather(1, best)
+
+    def _through(self, log_probs: Tensor, lengths: Tensor) -> Found:
+        """All frames."""
         T, B, V = log_probs.shape
         # Past the end nothing is heard but certain blanks, which change no score and no prefix.
         ended = torch.arange(T, device=lengths.device)[:, None] >= lengths
@@ -100,18 +130,9 @@ class Search:
         for t in range(T):
             beam, ways[t] = self._step(beam, log_probs[t])
             words[t] = beam.word
-        ctc_scores = self.combine(beam.at_blank, beam.at_label)
-        scores = ctc_scores + beam.extra
-        scores = scores + _weighted(self.speller_weight, self.speller.finish(beam.spelled))
-        for scorer, weight, states in zip(self.scorers, self.weights, beam.states, strict=True):
-            scores = scores + weight * scorer.finish(states)
-        # Where no prefix ends with a word, the best that does not is better than nothing.
-        unfinished = ctc_scores + beam.extra - _UNFINISHED
-        ranks, best = scores.where(scores != _NEVER, unfinished).topk(nbest)
-        state = _best_state(beam).gather(1, best)
-        trace = self._trace(ways, words, state, V, ranks == _NEVER)
-        scores = scores.gather(1, best)
-        return *trace, scores, ctc_scores.gather(1, best)
+        return Found(
+            beam.at_blank, beam.at_label, beam.extra, beam.spelled, beam.states, ways, words
+        )
 
     def _empty(self, log_probs: Tensor) -> _Beam:
         """The empty prefix in the first slot."""
@@ -140,7 +161,7 @@ class Search:
         """
         K, C, V = self.beam, self.units, frame.shape[1]
         total = self.combine(beam.at_blank, beam.at_label)
-        best = _best_state(beam)
+        best = _best_state(beam.at_blank, beam.at_label)
         slots = torch.arange(K, device=frame.device).expand_as(best)
 
         # Prefixes that stay what they are; one whose parent is in the beam is entered from there.
@@ -232,23 +253,27 @@ class Search:
             states=states,
         )
 
-    def _trace(
-        self, ways: Tensor, words: Tensor, state: Tensor, V: int, none: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Tokens, frames, words [B, N, T] and their numbers [B, N], read from the end."""
-        T = len(ways)
-        spoken = ways.new_empty(*state.shape, T)
+    def _walk(self, found: Found, lengths: Tensor, state: Tensor, V: int) -> tuple[Tensor, Tensor]:
+        """Unit of each frame and word of the prefix there, [B, N, T], from states at the end."""
+        T = len(found.ways)
+        spoken = state.new_empty(*state.shape, T)
         ended = torch.empty_like(spoken)
         for t in range(T - 1, -1, -1):
-            way = ways[t].gather(1, state)
+            way = found.ways[t].gather(1, state)
             spoken[..., t] = way % V
-            ended[..., t] = words[t].gather(1, state // 2)
+            ended[..., t] = found.words[t].gather(1, state // 2)
             state = way // V
+        return spoken, ended
+
+    def _tokens(
+        self, spoken: Tensor, ended: Tensor, none: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Tokens, frames, words [B, N, T] and their numbers [B, N]."""
         is_token = (spoken != self.blank) & ~none[..., None]
         # Tokens first, in their order.
         frames = (~is_token).to(torch.uint8).argsort(dim=-1, stable=True)
         counts = is_token.sum(-1)
-        inside = torch.arange(T, device=ways.device) < counts[..., None]
+        inside = torch.arange(spoken.shape[-1], device=spoken.device) < counts[..., None]
         tokens = spoken.gather(-1, frames).where(inside, self.blank)
         completed = ended.gather(-1, frames).where(inside, -1)
         return tokens, frames.where(inside, 0), completed, counts
@@ -259,10 +284,10 @@ def _weighted(weight: float, score: Tensor) -> Tensor:
     return (weight * score).masked_fill(score == _NEVER, _NEVER)
 
 
-def _best_state(beam: _Beam) -> Tensor:
+def _best_state(at_blank: Tensor, at_label: Tensor) -> Tensor:
     """The likelier state of each prefix, [B, K]."""
-    slots = torch.arange(beam.last.shape[1], device=beam.last.device)
-    return 2 * slots + (beam.at_label > beam.at_blank)
+    slots = torch.arange(at_blank.shape[1], device=at_blank.device)
+    return 2 * slots + (at_label > at_blank)
 
 
 def _extended(key: Tensor, unit: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=str)
 def test_variants(name: str, options: dict[str, Any], precision: str, recompute: bool) -> None:
     """Beside the reference: torch has none of them."""

@@ -1,4 +1,4 @@
-"""ATen's padded one-direction operators, made exact for unequal lengths.
+"""ATen's padded one-direction operators, made exact for unequal lengths; on CPUs also `packed`.
 
 ATen's own way with lengths, the PackedSequence, is one small step after another. Here each
 direction is a single padded call, the fast path of oneDNN and cuDNN. The reverse direction
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.backends import reference
+from kernels.backends import packed, reference
 from kernels.cells import Cell, Options, States, Weights
 
 
@@ -60,10 +60,26 @@ def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tenso
     arguments = (w.present, w.bias_ih is not None, 1, 0.0, False, False, False)
     if cell == "lstm":
         y, h, c = torch._VF.lstm(x, states, *arguments)
-        return y, (h, c)
+        # Traced by torch.compile, these have one dimension too many (pytorch issue 151200).
+        return y, (h.view_as(states[0]), c.view_as(states[1]))
     operator = getattr(torch._VF, cell)
     y, h = operator(x, states[0], *arguments)
     return y, (h,)
+
+
+def _suits_packed(cell: Cell, x: Tensor, weights: list[Weights], lengths: Tensor | None) -> bool:
+    """Whether `packed` is the fastest here, or the only one that torch.compile can take.
+
+    Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's. It spreads a step
+    over threads, and is fast for few utterances; `packed` leaves the padding out.
+    """
+    if x.device.type != "cpu" or weights[0].hr is not None:
+        return False
+    if x.dtype not in (torch.float32, torch.float64):
+        return False
+    if cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
+        return True
+    return lengths is not None and x.shape[1] >= 16 and torch.get_num_threads() == 1
 
 
 def layer(
@@ -78,6 +94,8 @@ def layer(
     """See `kernels.backends.Layer`. What ATen lacks runs step by step, as in the reference."""
     if cell == "cifg" or mask is not None or weights[0].peephole is not None:
         return reference.layer(cell, x, states, weights, lengths, mask, options)
+    if _suits_packed(cell, x, weights, lengths):
+        return packed.layer(cell, x, states, weights, lengths)
     ends = None if lengths is None else _Ends.of(lengths, len(x))
     if ends is not None and cell == "lstm":
         x = _with_hold(x, ends)

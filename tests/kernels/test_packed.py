@@ -1,0 +1,102 @@
+"""The recurrence of CPUs on packed rows: operators, torch.compile, and many utterances."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import kernels
+from kernels.backends import packed
+from kernels.testing import assert_matches_torch, initial_states
+
+D = 7
+CELLS: list[tuple[str, dict[str, Any]]] = [
+    ("LSTM", {}),
+    ("GRU", {"bias": False}),
+    ("GRU", {}),
+    ("RNN", {}),
+    ("RNN", {"nonlinearity": "relu"}),
+]
+cells = pytest.mark.parametrize(("name", "options"), CELLS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(2)
+
+
+def _flat(result: Any) -> list[torch.Tensor]:
+    y, final = result
+    return [y, *(final if isinstance(final, tuple) else (final,))]
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("with_dx", [False, True], ids=["leaf", "inner"])
+@cells
+def test_compiles_with_its_gradients(
+    name: str, options: dict[str, Any], with_dx: bool, uneven: bool
+) -> None:
+    module = getattr(kernels, name)(D, 5, num_layers=2, bidirectional=True, **options)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = torch.randn(6, 3, D, requires_grad=with_dx)
+    lengths = torch.tensor([2, 6, 5]) if uneven else None
+    leaves = [*module.parameters(), *([x] if with_dx else [])]
+    results = []
+    for call in (module, compiled):
+        outputs = _flat(call(x, None, lengths))
+        loss = torch.stack([(value**2).sum() for value in outputs]).sum()
+        results.append([*outputs, *torch.autograd.grad(loss, leaves)])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_projection_compiles() -> None:
+    """ATen's operator, not this one."""
+    module = kernels.LSTM(D, 5, num_layers=2, bidirectional=True, proj_size=3)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x, lengths = torch.randn(6, 3, D), torch.tensor([2, 6, 5])
+    results = _flat(compiled(x, None, lengths)), _flat(module(x, None, lengths))
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@cells
+def test_many_utterances(name: str, options: dict[str, Any]) -> None:
+    """From 16 utterances on the LSTM runs here too; equal lengths stand in the given order."""
+    theirs = getattr(torch.nn, name)(D, 12, bidirectional=True, **options)
+    ours = getattr(kernels, name)(D, 12, bidirectional=True, backend="torch", **options)
+    ours.load_state_dict(theirs.state_dict())
+    lengths = torch.arange(20) % 9 + 1
+    assert_matches_torch(ours, theirs, torch.randn(9, 20, D), lengths, initial_states(theirs, 20))
+
+
+def test_sums_of_many_rows_round_as_little_as_torch() -> None:
+    theirs = torch.nn.GRU(D, 5)
+    ours = kernels.GRU(D, 5, backend="torch")
+    ours.load_state_dict(theirs.state_dict())
+    assert_matches_torch(ours, theirs, torch.randn(400, 17, D), torch.full((17,), 400))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+def test_operators_are_what_torch_expects(cell: str) -> None:
+    T, B, H, N = 3, 2, 4, 2
+    G = {"lstm": 4, "gru": 3}.get(cell, 1)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, requires_grad=True)
+
+    one = [draw(G * H, D), draw(G * H, H), draw(G * H), draw(G * H)]
+    other = [w.detach().clone().requires_grad_() for w in one]
+    states = draw(N, B, H), draw(N, B, H if cell == "lstm" else 0)
+    arguments = (draw(T, B, D), [*one, *other], *states, torch.tensor([1, 3]), cell, True)
+    checks = ("test_schema", "test_autograd_registration")  # fake tensors: the compiled ones above
+    torch.library.opcheck(packed.recurrence, arguments, test_utils=checks)
+
+
+def test_no_double_backward() -> None:
+    module = kernels.GRU(D, 5, backend="torch")
+    x = torch.randn(6, 3, D, requires_grad=True)
+    (dx,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="use backend='reference'"):
+        dx.sum().backward()

@@ -1,5 +1,6 @@
 """A text and its recording -> when each of its words and units is said."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -128,10 +129,11 @@ def read_text(text_or_file: str) -> str:
     """A text, or what the file of that name holds, normalised.
 
     Raises:
-        DataError: a name of a file that is not there, or no words.
+        DataError: what looks like a file's name, NAME.txt, and there is none; or no words.
     """
     text = text_or_file
-    if re.fullmatch(r"\S+\.\w+", text_or_file):
+    is_file = os.path.isfile(text_or_file)  # noqa: PTH113  (Path's raises on a long text)
+    if is_file or re.fullmatch(r"\S+\.\w+", text_or_file):
         try:
             text = Path(text_or_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

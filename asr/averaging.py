@@ -24,12 +24,15 @@ class BestEpochs:
         return [score.epoch for score in ranked[: self.count]]
 
     def keep(self, model: nn.Module, history: Sequence[EpochScore]) -> None:
-        """Save the last epoch's weights if it is among the best; drop those that no longer are."""
-        best = self.rank(history)
-        if history[-1].epoch in best:
+        """Save the last epoch's weights if it is among the best."""
+        if history[-1].epoch in self.rank(history):
             weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
             with replacing(self._file(history[-1].epoch)) as partial:
                 save_file(weights, partial)
+
+    def drop_others(self, history: Sequence[EpochScore]) -> None:
+        """Delete what is no longer among the best: once the checkpoint knows that it is not."""
+        best = self.rank(history)
         for path in self.folder.glob("*.safetensors"):
             if int(path.stem) not in best:
                 path.unlink()

@@ -88,7 +88,9 @@ def load_checkpoint(
         state = TrainingState(**values)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a checkpoint of a training: {error}") from None
-    if read_config(metadata["config"], str(path)) != config:
+    theirs = read_config(metadata["config"], str(path))
+    epochs = {"epochs": config.train.epochs}  # a training may be made longer
+    if theirs.model_copy(update={"train": theirs.train.model_copy(update=epochs)}) != config:
         raise ModelError(
             f"{path}: was made under another recipe; train into a new folder, or start from its "
             "weights with --init"

@@ -37,6 +37,12 @@ class _Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("asr: interrupted", err=True)
             raise typer.Exit(130) from None
+        except RuntimeError as error:
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+                raise
+            advice = "train.max_frames in the recipe makes batches smaller; or try --device cpu"
+            _complain(f"the GPU's memory is too small: {str(error).splitlines()[0]}; {advice}")
+            raise typer.Exit(1) from None
         except BrokenPipeError:
             raise  # typer ends quietly when nobody reads any more
         except OSError as error:
@@ -85,6 +91,9 @@ Model = Annotated[
 Greedy = Annotated[
     bool, typer.Option("--greedy", help="Most likely units: no beam, lexicon or language model.")
 ]
+LanguageModel = Annotated[
+    Path | None, typer.Option("--lm", help="ARPA file of words, in place of the model's own.")
+]
 LmWeight = Annotated[float | None, typer.Option(help="Weight of the language model.")]
 WordScore = Annotated[float | None, typer.Option(help="Added for each word of a hypothesis.")]
 BeamSize = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame.")]
@@ -130,21 +139,15 @@ def train(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     init: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that load audio.")] = 2,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Never go on with a training that OUT holds.")
-    ] = False,
 ) -> None:
     """Train a model, or go on with its training.
 
-    When OUT holds a checkpoint of the same recipe, training goes on from there. OUT/model is
-    the model directory.
+    When OUT holds a checkpoint of the same recipe, whatever its epochs, training goes on from
+    there. OUT/model is the model directory.
     """
     from asr.config import load_config
     from asr.train import train
 
-    checkpoint = out / "checkpoint.safetensors"
-    if fresh and checkpoint.exists():
-        raise ConfigError(f"{checkpoint}: --fresh, but a training is here; take another --out")
     train(
         load_config(recipe),
         data,
@@ -168,6 +171,7 @@ def evaluate(
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     beam_size: BeamSize = None,
+    lm: LanguageModel = None,
 ) -> None:
     """Measure error rates and speed.
 
@@ -178,7 +182,7 @@ def evaluate(
     from asr.evaluate import evaluate
 
     utterances = read_manifest(data)
-    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size)
+    recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size, lm)
     decoder = None if isinstance(recognizer.decoder, GreedyDecoder) else recognizer.decoder
     with _progress("evaluate", len(utterances)) as on_progress:
         result = evaluate(recognizer.packaged, utterances, decoder, on_progress=on_progress)
@@ -203,9 +207,7 @@ def transcribe(
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     beam_size: BeamSize = None,
-    lm: Annotated[
-        Path | None, typer.Option(help="ARPA file of words, in place of the model's own.")
-    ] = None,
+    lm: LanguageModel = None,
     hotwords: Annotated[
         Path | None, typer.Option(help="File of words that are expected, such as names.")
     ] = None,
@@ -271,6 +273,7 @@ def tune_lm(
         list[Path], typer.Argument(metavar="DATA...", help="Manifests of development sets.")
     ],
     device: Device = None,
+    lm: LanguageModel = None,
 ) -> None:
     """Pick the weights of language model and word score on development sets."""
     from asr.data import read_manifest
@@ -280,7 +283,7 @@ def tune_lm(
     utterances = [utterance for path in data for utterance in read_manifest(path)]
     packaged = load_model_dir(model, _device(device))
     with _progress("tune", None) as on_progress:
-        tuning = tune_lm(packaged, utterances, on_progress=on_progress)
+        tuning = tune_lm(packaged, utterances, language_model=lm, on_progress=on_progress)
     save_weights(packaged, tuning.best)
     typer.echo(tuning.summary())
 

@@ -7,10 +7,10 @@ thing, so a model always carries the recipe that made it.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asr.errors import ConfigError
 
@@ -42,6 +42,17 @@ class FeatureConfig(_Table):
     dither: float = Field(0.0, ge=0)  # in training only
     deltas: int = Field(0, ge=0, le=2)  # orders of time derivatives appended
 
+    @model_validator(mode="after")
+    def _band(self) -> Self:
+        nyquist = self.sample_rate / 2
+        high = self.high_freq if self.high_freq > 0 else nyquist + self.high_freq
+        if not self.low_freq < high <= nyquist:
+            raise ValueError(
+                f"low_freq < high_freq <= {nyquist:g} Hz, half the sample rate: got "
+                f"{self.low_freq:g} and {high:g}"
+            )
+        return self
+
 
 class UnitConfig(_Table):
     """What the network emits. Unit 0 is the CTC blank."""
@@ -70,7 +81,7 @@ class ModelConfig(_Table):
 class AugmentConfig(_Table):
     """What is done to training speech only."""
 
-    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    speeds: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.9, 1.0, 1.1), min_length=1)
     level: float = Field(0.0, ge=0)  # dB, uniform gain of +- this
     noise_probability: float = Field(0.0, ge=0, le=1)
     noise_snr: tuple[float, float] = (5.0, 30.0)  # dB, uniform
@@ -151,6 +162,8 @@ def parse_config(values: dict[str, Any], source: str) -> Config:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"valid names: {', '.join(names)}"
             raise ConfigError(f"{source}: unknown key {where!r}; {hint}") from None
+        if first["type"] == "value_error":  # one of ours, about several keys
+            raise ConfigError(f"{source}: {where}: expected {first['ctx']['error']}") from None
         got = "" if first["type"] == "missing" else f", got {first['input']!r}"
         raise ConfigError(f"{source}: {where}: {first['msg']}{got}") from None
 

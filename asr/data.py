@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.audio import SAMPLE_RATE, read_audio
+from asr.audio import read_audio
 from asr.augment import augment_waveform
 from asr.config import AugmentConfig
 from asr.errors import DataError
@@ -168,12 +168,14 @@ class Loader:
         self,
         utterances: Sequence[Utterance],
         targets: Sequence[Sequence[int]],
+        sample_rate: int,  # Hz, that all audio is brought to
+        workers: int,
         augment: AugmentConfig | None = None,
         seed: int = 0,
-        workers: int = 2,
     ) -> None:
         self.utterances = utterances
         self.targets = targets
+        self.sample_rate = sample_rate
         self.augment = augment
         self.seed = seed
         self.workers = workers
@@ -196,7 +198,7 @@ class Loader:
 
     def _waveform(self, entry: Entry, epoch: int) -> Tensor:
         utterance = self.utterances[entry.index]
-        waveform = read_audio(utterance.audio, SAMPLE_RATE)
+        waveform = read_audio(utterance.audio, self.sample_rate)
         if self.augment is None:
             return waveform
         generator = torch.Generator().manual_seed(_seed(self.seed, epoch, utterance.id))

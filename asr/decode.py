@@ -19,7 +19,6 @@ from torch import Tensor
 
 from asr.config import DecodeConfig
 from asr.errors import DataError
-from asr.lexicon import Lexicon
 from asr.tokenizer import PhonemeTokenizer, Tokenizer
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
@@ -238,7 +237,6 @@ def build_decoder(
     tokenizer: Tokenizer,
     directory: Path,
     *,
-    lexicon: Path | None = None,
     language_model: Path | None = None,
     hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> Decoder:
@@ -248,7 +246,6 @@ def build_decoder(
         config: method, beam and weights.
         tokenizer: the model's.
         directory: model directory with `lm.arpa.gz` or `lm.arpa`, read for beam search.
-        lexicon: a lexicon to use in place of a phoneme tokenizer's own.
         language_model: an ARPA model to use in place of the directory's.
         hotwords: normalised words and their bonuses, see `load_word_graph`.
 
@@ -260,7 +257,6 @@ def build_decoder(
     graph = load_word_graph(
         tokenizer,
         language_model or find_language_model(directory),
-        Lexicon.read(lexicon) if lexicon else None,
-        hotwords,
+        hotwords=hotwords,
     )
     return BeamDecoder(config, graph)

@@ -43,7 +43,13 @@ class Packaged:
         waveforms: Tensor,  # [B, N] float32 in [-1, 1]
         lengths: Tensor,  # [B] int64, samples
     ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
-        """Log-probabilities of the units for padded waveforms."""
+        """Log-probabilities of the units for padded waveforms.
+
+        Less than a window is heard as if silence followed.
+        """
+        lengths = lengths.clamp(min=self.filter_bank.size)
+        short = max(0, self.filter_bank.size - waveforms.shape[1])
+        waveforms = torch.nn.functional.pad(waveforms, (0, short))
         features = self.filter_bank(waveforms.to(self.device), lengths.to(self.device))
         log_probs, frames = self.model(*features)
         return log_probs, frames

@@ -20,10 +20,11 @@ from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_chec
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.decode import greedy_decode
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.features import FilterBank
 from asr.files import write_text
 from asr.flat_start import flat_start_loss
+from asr.interrupt import Interrupt
 from asr.metrics import error_rate
 from asr.model import AcousticModel
 from asr.model_dir import load_model_dir, load_weights, save_model_dir
@@ -68,10 +69,16 @@ class Trainer:
         self.train_set = self._select(train_set, speed)
         self.valid_set = self._select(valid_set, 1.0)
         seed = self.settings.seed
+        self.workers = workers
         self.loader = Loader(
-            self.train_set.utterances, self.train_set.targets, config.augment, seed, workers
+            self.train_set.utterances,
+            self.train_set.targets,
+            config.features.sample_rate,
+            workers,
+            config.augment,
+            seed,
         )
-        self.valid_loader = Loader(self.valid_set.utterances, self.valid_set.targets)
+        self.valid_loader = self._plain_loader(self.valid_set)
         if init is not None:
             load_weights(self.model, init / "model.safetensors")
         self.model.to(device)
@@ -100,7 +107,14 @@ class Trainer:
         if self.checkpoint.exists():
             return load_tokenizer(self.config.units, folder)
         if init is not None:
-            tokenizer = load_model_dir(init).tokenizer
+            packaged = load_model_dir(init)
+            theirs, ours = packaged.config.units.kind, self.config.units.kind
+            if theirs != ours:
+                raise ConfigError(
+                    f"--init {init}: expected a model of {ours}s, as the recipe says, got one of "
+                    f"{theirs}s"
+                )
+            tokenizer = packaged.tokenizer
         else:
             tokenizer = build_tokenizer(self.config.units, [u.text for u in train_set])
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,11 +130,16 @@ class Trainer:
             raise DataError(f"no utterance can be used; the first, {example[0]}: {example[1]}")
         return corpus
 
+    def _plain_loader(self, corpus: Corpus) -> Loader:
+        """Without augmentation."""
+        rate = self.config.features.sample_rate
+        return Loader(corpus.utterances, corpus.targets, rate, self.workers)
+
     def _estimate_cmvn(self) -> None:
         """Mean and deviation of every feature over an even sample of the training set."""
         step = max(1, int(self.train_set.seconds / _CMVN_SECONDS))
         sums = torch.zeros(3, self.filter_bank.size_of_feature, dtype=torch.float64)
-        plain = Loader(self.train_set.utterances, self.train_set.targets)
+        plain = self._plain_loader(self.train_set)
         chosen = range(0, len(self.train_set.utterances), step)
         for batch in plain.batches([[Entry(index, 1.0)] for index in chosen]):
             features, _ = self.filter_bank(
@@ -138,20 +157,22 @@ class Trainer:
     def run(self, max_steps: int | None = None) -> Path | None:
         """Train to the end, or for `max_steps` more steps; returns the model directory.
 
-        An interrupt saves a checkpoint first, so that nothing is lost.
+        An interrupt ends the step and saves a checkpoint first, so that nothing is lost.
+
+        Raises:
+            KeyboardInterrupt: after that.
         """
         self._report_corpora()
         self.log.rewind(self.state.step)
         last = None if max_steps is None else self.state.step + max_steps
-        with self.log:
-            try:
-                while not self._is_over(last):
-                    if self._epoch(last):
-                        self._finish_epoch()
-            except KeyboardInterrupt:
-                self._save()
-                self.log.say(f"interrupted at step {self.state.step}; the same command resumes")
-                raise
+        with self.log, Interrupt(self.log.say) as interrupt:
+            while not self._is_over(last):
+                if self._epoch(last, interrupt):
+                    self._finish_epoch()
+                if interrupt.asked:
+                    self._save()
+                    self.log.say(f"interrupted at step {self.state.step}; the same command resumes")
+                    raise KeyboardInterrupt
             self._save()
             return self._write_model()
 
@@ -203,7 +224,7 @@ class Trainer:
             self.state.epoch,
         )
 
-    def _epoch(self, last: int | None) -> bool:
+    def _epoch(self, last: int | None, interrupt: Interrupt) -> bool:
         """Go on with the current epoch; true when it is complete, false when stopped before."""
         state = self.state
         plan = self._plan()
@@ -228,7 +249,7 @@ class Trainer:
             self._show(len(plan), progress)
             if state.step % self.settings.checkpoint_steps == 0:
                 self._save()
-            if last is not None and state.step >= last:
+            if interrupt.asked or (last is not None and state.step >= last):
                 batches.close()
                 return state.batch == len(plan)
 
@@ -357,6 +378,7 @@ class Trainer:
         state.batch = 0
         state.epoch_loss, state.epoch_units, state.epoch_seconds = 0.0, 0, 0.0
         self._save()
+        self.best.drop_others(state.history)
 
     def _save(self) -> None:
         save_checkpoint(self.checkpoint, self.config, self.state, self.model, self.optimizer)
@@ -418,6 +440,7 @@ def train(
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.
         ModelError: the checkpoint or `init` does not fit the recipe.
+        ConfigError: `init` has other units.
     """
     if epochs is not None:
         config = config.model_copy(

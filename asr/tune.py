@@ -14,7 +14,6 @@ from asr.data import Utterance
 from asr.decode import BeamDecoder
 from asr.errors import DataError
 from asr.files import write_text
-from asr.lexicon import Lexicon
 from asr.metrics import ErrorRate, word_error_rate
 from asr.model_dir import Packaged
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
@@ -64,7 +63,6 @@ def tune_lm(
     utterances: Sequence[Utterance],
     *,
     language_model: Path | None = None,
-    lexicon: Path | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tuning:
     """Search the weights for the fewest word errors, coarsely and then finely.
@@ -77,7 +75,6 @@ def tune_lm(
         packaged: the model; its beam stays as configured.
         utterances: development set with transcripts. Not a test set: its score would lie.
         language_model: an ARPA model in place of the one in the model directory.
-        lexicon: a lexicon in place of a phoneme model's own.
         on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
@@ -86,11 +83,8 @@ def tune_lm(
     """
     if not utterances:
         raise DataError("tune_lm: expected at least one utterance, got none")
-    graph = load_word_graph(
-        packaged.tokenizer,
-        language_model or find_language_model(packaged.directory),
-        Lexicon.read(lexicon) if lexicon else None,
-    )
+    model = language_model or find_language_model(packaged.directory)
+    graph = load_word_graph(packaged.tokenizer, model)
     emissions = []
     for done, utterance in enumerate(utterances, 1):
         emissions.append(_emissions(packaged, utterance))

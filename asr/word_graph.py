@@ -16,7 +16,6 @@ from flashlight.lib.text.dictionary import Dictionary
 
 from asr.errors import DataError
 from asr.hotwords import BoostedModel
-from asr.lexicon import Lexicon
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 
 Spelling = tuple[int, ...]  # units of a word
@@ -39,10 +38,9 @@ class WordGraph:
 def load_word_graph(
     tokenizer: Tokenizer,
     language_model: Path,
-    lexicon: Lexicon | None = None,
     hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> WordGraph:
-    """Words of the language model, spelled by the tokenizer or, for phonemes, by a lexicon.
+    """Words of the language model, spelled by the tokenizer, phonemes by its lexicon.
 
     A word that only the lexicon knows is left out: the language model would score it as the sum
     of all unknown words, which is likelier than most words.
@@ -50,7 +48,6 @@ def load_word_graph(
     Args:
         tokenizer: the model's.
         language_model: n-gram model in ARPA format, gzipped or not.
-        lexicon: phoneme units only; None for the tokenizer's own.
         hotwords: normalised words and what is added to their log10-probabilities. Those that the
             language model lacks are scored as its unknown word, those that the lexicon lacks
             are spelled by rule.
@@ -62,7 +59,7 @@ def load_word_graph(
     separator = None
     if isinstance(tokenizer, CharacterTokenizer):
         separator = tokenizer.encode("A A")[1]
-    spellings = _speller(tokenizer, lexicon, separator)
+    spellings = _speller(tokenizer, separator)
     labels: dict[str, int] = {}
     homophones: Counter[Spelling] = Counter()
     num_units = len(tokenizer.units)
@@ -132,13 +129,11 @@ def read_unigrams(path: Path) -> dict[str, float]:
     return unigrams
 
 
-def _speller(
-    tokenizer: Tokenizer, lexicon: Lexicon | None, separator: int | None
-) -> Callable[[str], list[Spelling]]:
+def _speller(tokenizer: Tokenizer, separator: int | None) -> Callable[[str], list[Spelling]]:
     if not isinstance(tokenizer, PhonemeTokenizer):
         first = [] if separator is None else [separator]
         return lambda word: [(*first, *tokenizer.encode(word))]
-    pronunciations = lexicon or tokenizer.lexicon
+    pronunciations = tokenizer.lexicon
     units = {unit: index for index, unit in enumerate(tokenizer.units)}
 
     def spell(word: str) -> list[Spelling]:

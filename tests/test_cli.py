@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner, Result
 
 from asr.cli import app
@@ -165,13 +166,24 @@ def test_a_recipe_or_manifest_that_is_missing(tmp_path: Path) -> None:
     assert "absent.jsonl.gz" in error_of(asr(*arguments))
 
 
-def test_fresh_does_not_touch_a_training_that_is_there(tmp_path: Path) -> None:
+def test_a_gpu_without_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('name = "x"\n')
-    (tmp_path / "checkpoint.safetensors").write_text("precious")
-    message = error_of(asr("train", recipe, "--data", tmp_path, "--out", tmp_path, "--fresh"))
-    assert "checkpoint.safetensors" in message
-    assert (tmp_path / "checkpoint.safetensors").read_text() == "precious"
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 TiB.\nMore.")
+
+    monkeypatch.setattr("asr.train.train", fail)
+    message = error_of(asr("train", recipe, "--data", tmp_path, "--out", tmp_path))
+    assert "Tried to allocate 2 TiB.; train.max_frames" in message
+
+
+def test_evaluate_hears_less_than_a_window(tmp_path: Path, speech: Path, tiny_model: Path) -> None:
+    soundfile.write(tmp_path / "short.wav", np.zeros(50), 16000)
+    for recordings in ([speech, tmp_path / "short.wav"], [tmp_path / "short.wav"]):
+        result = asr("evaluate", tiny_model, manifest(tmp_path, *recordings), "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["utterances"] == len(recordings)
 
 
 def test_evaluate_scores_what_it_can_read(

@@ -98,6 +98,9 @@ def test_a_text_is_words_or_a_file(tmp_path: Path) -> None:
     path.write_text("The old-tree\nand told.\n")
     assert read_text(str(path)) == "THE OLD TREE AND TOLD"
     assert read_text("The old tree.") == "THE OLD TREE"
+    assert read_text("the " * 2000).startswith("THE THE")  # longer than a name can be
+    spaced = path.rename(tmp_path / "my text")
+    assert read_text(str(spaced)) == "THE OLD TREE AND TOLD"
     with pytest.raises(DataError, match=r"absent\.txt: cannot read the text: No such file"):
         read_text(str(tmp_path / "absent.txt"))
     with pytest.raises(DataError, match="expected a text to align"):

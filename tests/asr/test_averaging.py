@@ -17,6 +17,7 @@ def test_keeps_the_best_and_averages_them(tmp_path):
         nn.init.constant_(model.weight, float(epoch))
         history.append(_score(epoch, rate))
         best.keep(model, history)
+        best.drop_others(history)
     assert best.rank(history) == [1, 3]
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["0001", "0003"]
     assert torch.equal(best.average(history)["weight"], torch.tensor([[2.0]]))

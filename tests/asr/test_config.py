@@ -35,6 +35,12 @@ def test_unknown_table_names_the_valid_ones(tmp_path):
     [
         ('name = "x"\n[train]\nepochs = 0\n', "train.epochs: .*greater than 0, got 0"),
         ('name = "x"\n[units]\nkind = "word"\n', "units.kind: .*'phoneme'"),
+        ('name = "x"\n[augment]\nspeeds = []\n', "augment.speeds: .*at least 1 item"),
+        ('name = "x"\n[augment]\nspeeds = [0.0]\n', "augment.speeds.0: .*greater than 0, got 0.0"),
+        (
+            'name = "x"\n[features]\nlow_freq = 9000\n',
+            "features: expected low_freq < high_freq <= 8000 Hz, .*: got 9000 and 7600$",
+        ),
         ("[train]\n", "name: Field required"),
         ("name = \n", "not valid TOML"),
     ],

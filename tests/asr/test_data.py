@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asr.audio import read_audio
 from asr.config import AugmentConfig
 from asr.data import Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.errors import AudioError, DataError
@@ -63,7 +64,7 @@ def test_batches_come_in_the_planned_order_whatever_the_threads(utterances):
     plan = [[Entry(0, 1.0), Entry(3, 0.9)], [Entry(5, 1.1)], [Entry(1, 1.0), Entry(2, 1.0)]]
     config = AugmentConfig(noise_probability=0.7, level=3.0)
     runs = [
-        list(Loader(utterances, targets, config, seed=1, workers=w).batches(plan, epoch=2))
+        list(Loader(utterances, targets, 16000, w, config, seed=1).batches(plan, epoch=2))
         for w in (1, 3)
     ]
     for one, three in zip(*runs, strict=True):
@@ -74,8 +75,15 @@ def test_batches_come_in_the_planned_order_whatever_the_threads(utterances):
     assert runs[0][0].lengths.tolist() == [8000, -(-9500 * 10 // 9)]
 
 
+def test_audio_comes_at_the_rate_that_is_asked_for(utterances):
+    batch = Loader(utterances, [[1]] * 6, 8000, 1).load([Entry(2, 1.0)])
+    assert batch.lengths.tolist() == [4500]
+    expected = read_audio(utterances[2].audio, 8000)
+    assert torch.equal(batch.waveforms[0], expected)
+
+
 def test_resuming_a_plan_gives_the_same_rest(utterances):
-    loader = Loader(utterances, [[1]] * 6, AugmentConfig(noise_probability=1.0), seed=3)
+    loader = Loader(utterances, [[1]] * 6, 16000, 2, AugmentConfig(noise_probability=1.0), 3)
     plan = plan_batches([u.seconds for u in utterances], SPEEDS, 1.2, 2, 3, 0)
     whole = list(loader.batches(plan))
     rest = list(loader.batches(plan[2:]))
@@ -86,7 +94,7 @@ def test_resuming_a_plan_gives_the_same_rest(utterances):
 def test_an_unreadable_file_is_named(utterances, tmp_path):
     broken = Utterance("x", str(tmp_path / "none.wav"), 1.0, "A", "s")
     with pytest.raises(AudioError, match=r"none\.wav"):
-        next(Loader([broken], [[1]]).batches([[Entry(0, 1.0)]]))
+        next(Loader([broken], [[1]], 16000, 1).batches([[Entry(0, 1.0)]]))
 
 
 def test_tsv(tmp_path):

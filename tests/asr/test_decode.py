@@ -227,13 +227,6 @@ def test_gzipped_model_is_the_same_model(directory: Path, tmp_path: Path) -> Non
     assert decode(given, log_probs) == plain
 
 
-def test_another_lexicon_can_be_given(directory: Path, tmp_path: Path) -> None:
-    Lexicon([("CAT", ["Z", "UW"])]).write(tmp_path / "other.txt")
-    tokenizer = PhonemeTokenizer(LEXICON)
-    decoder = build_decoder(BEAM, tokenizer, directory, lexicon=tmp_path / "other.txt")
-    assert decode(decoder, emissions(tokenizer, "Z UW")).words == ("CAT",)
-
-
 def test_of_many_homophones_the_likeliest_stay(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -289,7 +282,5 @@ def test_missing_files_are_named_with_a_remedy(directory: Path, tmp_path: Path) 
         build_decoder(BEAM, tokenizer, tmp_path)
     with pytest.raises(DataError, match=r"none\.arpa"):
         build_decoder(BEAM, tokenizer, tmp_path, language_model=tmp_path / "none.arpa")
-    with pytest.raises(DataError, match=r"none\.txt"):
-        build_decoder(BEAM, tokenizer, directory, lexicon=tmp_path / "none.txt")
     with pytest.raises(DataError, match="lexicon"):
         build_decoder(BEAM, PhonemeTokenizer(Lexicon([("YES", ["Y"])])), directory)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from asr.checkpoint import EpochScore
 from asr.config import Config, parse_config
 from asr.data import Entry
 from asr.errors import ConfigError, DataError, ModelError
@@ -234,19 +235,68 @@ def test_an_interrupt_saves_first(data, tmp_path, monkeypatch):
 
     def interrupted(*arguments: object) -> None:
         if trainer.state.step == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)  # in the midst of a step
         step(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    assert Trainer(recipe, data, tmp_path).state.step == 2
+    again = Trainer(recipe, data, tmp_path)
+    assert again.state.step == 3  # that step was ended
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_an_interrupt_while_an_epoch_is_scored_counts_it_once(data, tmp_path, monkeypatch):
+    trainer = Trainer(_recipe(epochs=3), data, tmp_path)
+    plot = trainer.log.plot
+
+    def interrupted(history: list[EpochScore]) -> None:
+        signal.raise_signal(signal.SIGINT)
+        plot(history)
+
+    monkeypatch.setattr(trainer.log, "plot", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    state = Trainer(_recipe(epochs=3), data, tmp_path).state
+    assert (state.epoch, len(state.history)) == (1, 1)
+
+
+def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
+    trainer = Trainer(_recipe(epochs=2, checkpoint_steps=1000), data, tmp_path)
+
+    def interrupted(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert not trainer.checkpoint.exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_another_recipe_does_not_resume(data, tmp_path):
     train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
     with pytest.raises(ModelError, match="another recipe"):
-        train(_recipe(epochs=2), data, tmp_path, device="cpu")
+        train(_recipe(epochs=1, learning_rate=1e-9), data, tmp_path, device="cpu")
+
+
+def test_a_training_can_be_made_longer(data, tmp_path):
+    train(_recipe(epochs=1), data, tmp_path, device="cpu")
+    trainer = Trainer(_recipe(epochs=2), data, tmp_path)
+    assert trainer.state.epoch == 1
+    trainer.run()
+    assert [score.epoch for score in trainer.state.history] == [0, 1]
+
+
+def test_a_model_of_other_units_is_no_start(data, tmp_path):
+    first = train(_recipe(epochs=1), data, tmp_path / "a", device="cpu")
+    recipe = _recipe(epochs=1)
+    other = "character" if recipe.units.kind != "character" else "phoneme"
+    recipe = recipe.model_copy(update={"units": recipe.units.model_copy(update={"kind": other})})
+    with pytest.raises(ConfigError, match=f"expected a model of {other}s, as the recipe says"):
+        Trainer(recipe, data, tmp_path / "b", init=first)
 
 
 def test_stops_when_nothing_gets_better(data, tmp_path):

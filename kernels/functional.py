@@ -51,8 +51,8 @@ def lstm(
         backend: see `kernels.choose_backend`.
         recompute: the triton backend keeps c and h for the backward pass but not the gates, four
             times as large, and computes them again there with one matrix product.
-        precision: of float32 products in the triton backend, "ieee" or "tf32"; None: as torch's
-            own, `torch.backends.cuda.matmul.fp32_precision`.
+        precision: of float32 products in the triton backend, "ieee" or "tf32", but for those with
+            W_hr; None: as torch's own, `torch.backends.cuda.matmul.fp32_precision`.
         recurrent_dropout: probability, if `training`, that W_hh sees no h of a unit, in all steps
             of an utterance (Gal & Ghahramani 2016); each layer draws its own. Not with projection.
         cifg: input and forget gate are coupled, f = 1 - i (Greff et al. 2017); rows of i g o.

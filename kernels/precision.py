@@ -36,9 +36,12 @@ def current_precision() -> Precision:
 @contextmanager
 def float32_products(precision: str | None) -> Iterator[None]:
     """torch's own float32 products on a GPU in this precision, ieee or tf32, unless None."""
+    if precision is None:
+        yield
+        return
     products = torch.backends.cuda.matmul
     before = products.fp32_precision
-    products.fp32_precision = precision or before
+    products.fp32_precision = precision
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import kernels
+from kernels.backends.triton.launch import _Watch
 from kernels.backends.triton.ops import recurrence
 from kernels.cells import GATES, LSTMS, Cell
 from kernels.testing import assert_matches_torch, initial_states
@@ -67,13 +68,17 @@ def test_layers_directions_and_bias(name: str, options: dict[str, Any]) -> None:
 
 @cells
 def test_gates_computed_again_give_the_same(name: str, options: dict[str, Any]) -> None:
-    _compare(name, 3, 5, 6, bidirectional=True, recompute=True, **options)
-    _compare(name, 3, 5, 6, bidirectional=True, recompute=True, bias=False, **options)
+    options = {"bidirectional": True, "recompute": True, **options}
+    _compare(name, 3, 5, 6, **options)
+    _compare(name, 3, 5, 6, torch.bfloat16, **options)
+    _compare(name, 3, 5, 6, bias=False, **options)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_projection(recompute: bool) -> None:
-    _compare("LSTM", 3, 5, 6, proj_size=2, num_layers=2, bidirectional=True, recompute=recompute)
+def test_projection(recompute: bool, dtype: torch.dtype) -> None:
+    options = {"proj_size": 2, "num_layers": 2, "bidirectional": True, "recompute": recompute}
+    _compare("LSTM", 3, 5, 6, dtype, **options)
 
 
 def test_recompute_keeps_no_gates() -> None:
@@ -117,6 +122,18 @@ def test_same_bits_every_time() -> None:
 
     for first, second in zip(run(), run(), strict=True):
         assert torch.equal(first, second)
+
+
+def test_the_watch_outlives_inference_mode() -> None:
+    """It is made in the first call on a device, which may be in inference mode or not."""
+    with torch.inference_mode():
+        watch = _Watch(torch.device("cpu"))
+    watch.look()
+    watch.lost += 1
+    watch.look()
+    with pytest.raises(RuntimeError, match="waited in vain"):
+        watch.check()
+    watch.check()
 
 
 def test_no_double_backward() -> None:

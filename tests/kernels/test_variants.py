@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
+from kernels.backends import reference
 from kernels.testing import Results, assert_as_accurate, errors, initial_states, results
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
@@ -138,10 +139,24 @@ def test_recurrent_dropout_is_one_mask_for_all_steps() -> None:
     torch.testing.assert_close(ours.train()(x), theirs(x))
 
 
-def test_each_layer_and_utterance_has_a_mask_of_its_own() -> None:
-    module = kernels.GRU(D, 64, num_layers=2, recurrent_dropout=0.5, backend="reference")
-    y = module(torch.randn(4, 1, D).expand(4, 2, D))[0]
-    assert not torch.equal(y[:, 0], y[:, 1])
+def test_each_layer_direction_and_utterance_has_a_mask_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    masks: list[Tensor] = []
+    layer = reference.layer
+
+    def look(*arguments: Any) -> Any:
+        masks.append(arguments[5])
+        return layer(*arguments)
+
+    monkeypatch.setattr(reference, "layer", look)
+    module = kernels.GRU(
+        D, 64, num_layers=2, bidirectional=True, recurrent_dropout=0.25, backend="reference"
+    )
+    module(torch.randn(4, 3, D))
+    drawn = torch.cat(masks).flatten(0, 1)  # [layers * directions * utterances, H]
+    assert drawn.unique().tolist() == [0.0, pytest.approx(1 / 0.75)]
+    assert len(drawn.unique(dim=0)) == 2 * 2 * 3
 
 
 def test_state_dicts_of_variants() -> None:

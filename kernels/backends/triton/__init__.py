@@ -8,6 +8,7 @@ laid out, `launch` does it.
 import torch
 from torch import Tensor
 
+from kernels.backends import reference
 from kernels.backends.triton.ops import recurrence
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
 
@@ -28,6 +29,8 @@ def layer(
     initial h, which need not be a projection, enters as an addition to the first step.
     """
     T, B, _ = x.shape
+    if B == 0:  # nothing to launch
+        return reference.layer(cell, x, states, weights, lengths, mask, options)
     N, H = len(weights), weights[0].hh.shape[0] // GATES[cell]
     if lengths is None:
         lengths = torch.full((B,), T, dtype=torch.int64, device=x.device)

@@ -129,8 +129,9 @@ class _Watch:
     """Whether a program of this device has ever given up waiting, told without a wait for it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.lost = torch.zeros(1, dtype=torch.int32, device=device)
-        self._seen = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
+        with torch.inference_mode(False):  # for later calls outside of it, whatever the first is in
+            self.lost = torch.zeros(1, dtype=torch.int32, device=device)
+            self._seen = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
 
     def look(self) -> None:
         """Fetch the flag in its turn, after the launch."""

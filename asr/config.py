@@ -69,13 +69,21 @@ class ModelConfig(_Table):
     conv_channels: int = Field(32, gt=0)
     stack: int = Field(3, gt=0)  # frames put side by side (Sak 2015), with "stack"
     skip: int = Field(3, gt=0)  # of which every skip-th is kept
-    recurrent: Literal["lstm", "gru"] = "lstm"
+    recurrent: Literal["lstm", "cifg", "gru"] = "lstm"  # cifg: an LSTM with f = 1 - i
+    peephole: bool = False  # LSTM and CIFG: gates see c
+    recurrent_dropout: float = Field(0.0, ge=0, lt=1)  # of h, one mask for all frames
     bidirectional: bool = True
     num_layers: int = Field(4, gt=0)
     hidden_size: int = Field(256, gt=0)  # per direction
     dense_size: int = Field(0, ge=0)  # dense layer between recurrent layers; 0: none
     layer_norm: bool = True
     dropout: float = Field(0.2, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _peepholes_need_c(self) -> Self:
+        if self.peephole and self.recurrent == "gru":
+            raise ValueError('recurrent = "lstm" or "cifg" with peephole: got "gru"')
+        return self
 
 
 class AugmentConfig(_Table):

@@ -1,5 +1,7 @@
 """The acoustic model: features in, CTC log-probabilities out; padding never matters."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -64,24 +66,31 @@ class RecurrentLayer(nn.Module):
 
     def __init__(self, input_size: int, config: ModelConfig) -> None:
         super().__init__()
-        recurrent = {"lstm": kernels.LSTM, "gru": kernels.GRU}[config.recurrent]
-        self.recurrent = recurrent(
-            input_size, config.hidden_size, batch_first=True, bidirectional=config.bidirectional
-        )
+        options: dict[str, Any] = {
+            "batch_first": True,
+            "bidirectional": config.bidirectional,
+            "recurrent_dropout": config.recurrent_dropout,
+        }
+        recurrent: type[kernels.GRU | kernels.LSTM] = kernels.GRU
+        if config.recurrent != "gru":
+            recurrent = kernels.LSTM
+            options |= {"cifg": config.recurrent == "cifg", "peephole": config.peephole}
+        self.recurrent = recurrent(input_size, config.hidden_size, **options)
         size = config.hidden_size * (1 + config.bidirectional)
         self.output_size = config.dense_size or size
         self.dense = nn.Linear(size, config.dense_size) if config.dense_size else None
         self.norm = nn.LayerNorm(self.output_size) if config.layer_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        if config.recurrent == "lstm":
-            self._set_forget_bias()
+        if config.recurrent != "gru":
+            self._set_forget_bias(coupled=config.recurrent == "cifg")
 
-    def _set_forget_bias(self) -> None:
-        """Forget gate open at first (Gers 2000): its bias sums to 1."""
+    def _set_forget_bias(self, coupled: bool) -> None:
+        """Forget gate open at first (Gers 2000): its bias sums to 1; coupled, that of i to -1."""
         for name, parameter in self.recurrent.named_parameters():
             if name.startswith("bias"):
-                forget = parameter.data.chunk(4)[1]  # gates i f g o
-                forget.fill_(1.0 if name.startswith("bias_ih") else 0.0)
+                gates = parameter.data.chunk(3 if coupled else 4)  # i g o or i f g o
+                value = -1.0 if coupled else 1.0
+                gates[0 if coupled else 1].fill_(value if name.startswith("bias_ih") else 0.0)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """[B, T, D], [B] -> [B, T, output_size]."""

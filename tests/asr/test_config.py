@@ -41,6 +41,10 @@ def test_unknown_table_names_the_valid_ones(tmp_path):
             'name = "x"\n[features]\nlow_freq = 9000\n',
             "features: expected low_freq < high_freq <= 8000 Hz, .*: got 9000 and 7600$",
         ),
+        (
+            'name = "x"\n[model]\nrecurrent = "gru"\npeephole = true\n',
+            'model: expected recurrent = "lstm" or "cifg" with peephole: got "gru"$',
+        ),
         ("[train]\n", "name: Field required"),
         ("name = \n", "not valid TOML"),
     ],

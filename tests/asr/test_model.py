@@ -27,6 +27,7 @@ VARIANTS = [
     {},
     {"subsampling": "stack", "stack": 8, "skip": 3},
     {"recurrent": "gru"},
+    {"recurrent": "cifg", "peephole": True, "recurrent_dropout": 0.5},
     {"bidirectional": False},
     {"dense_size": 6},
     {"layer_norm": False, "subsampling": "stack"},
@@ -65,6 +66,8 @@ def test_forget_gate_starts_open():
             ih = getattr(layer.recurrent, f"bias_ih_l0{suffix}")
             hh = getattr(layer.recurrent, f"bias_hh_l0{suffix}")
             assert ((ih + hh)[8:16] == 1).all()
+    for layer in _model(recurrent="cifg").layers:  # f = 1 - i
+        assert ((layer.recurrent.bias_ih_l0 + layer.recurrent.bias_hh_l0)[:8] == -1).all()
 
 
 def test_dropout_in_training_only():

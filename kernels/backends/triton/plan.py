@@ -83,7 +83,7 @@ class Plan:
 MEASURED: Mapping[tuple[str, Problem], Layout] = {}
 
 #: The model of a step: microseconds, and bytes a microsecond of one processor. Sources:
-#: kernels.md, "the floor" (store, L2, load about 800 cycles), and the datasheet's 1.7 GHz with
+#: a store, the L2 cache and a load in about 800 cycles, and the datasheet's 1.7 GHz with
 #: 128 B a clock from shared memory, about 40 B a clock from L2. Estimates until measured.
 HAND_OVER = 0.5
 WAIT_OF_A_TILE = 0.06

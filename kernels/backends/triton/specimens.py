@@ -12,7 +12,7 @@ from kernels.cells import GATES, LSTMS, Cell
 
 TARGET_OF = {"a100": "sm_80", "h200": "sm_90", "b200": "sm_100", "mi300x": "gfx942"}
 
-#: kernels.md's grid of shapes, both directions.
+#: The grid of shapes that `kernels.bench grid` times, both directions.
 HIDDEN = (320, 512, 768, 1024)
 BATCH = (8, 16, 32, 64)
 

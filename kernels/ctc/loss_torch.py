@@ -26,7 +26,7 @@ def suits_aten(logits: Tensor) -> bool:
     if logits.shape[2] > SMALL:
         return False
     least, most = logits.detach().aminmax()
-    return bool((least > -torch.inf) & (most < torch.inf))
+    return least.item() > -torch.inf and most.item() < torch.inf
 
 
 def aten_losses(logits: Tensor, labels: Labels) -> Tensor:

@@ -73,6 +73,8 @@ class Format(StrEnum):
 
     text = "text"
     json = "json"
+    srt = "srt"
+    vtt = "vtt"
 
 
 class AlignFormat(StrEnum):
@@ -199,9 +201,9 @@ def evaluate(
 def transcribe(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recordings.")],
     model: Model = None,
-    output: Annotated[Format, typer.Option("--format", help="json: an object a line.")] = (
-        Format.text
-    ),
+    output: Annotated[
+        Format, typer.Option("--format", help="json: an object a line; srt, vtt: subtitles.")
+    ] = Format.text,
     device: Device = None,
     greedy: Greedy = False,
     lm_weight: LmWeight = None,
@@ -221,6 +223,10 @@ def transcribe(
     """
     from asr.hotwords import read_hotwords
 
+    if output in (Format.srt, Format.vtt) and len(files) > 1:
+        raise ConfigError(
+            f"--format {output}: expected one FILE, got {len(files)}; call it for each"
+        )
     expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), hotword_score)
     recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size, lm, expected)
     failed = False
@@ -230,8 +236,12 @@ def transcribe(
             failed = True
         elif output is Format.json:
             typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
-        else:
+        elif output is Format.text:
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
+        else:
+            from asr.subtitles import to_srt, to_vtt
+
+            typer.echo((to_srt if output is Format.srt else to_vtt)(result), nl=False)
     if failed:
         raise typer.Exit(1)
 

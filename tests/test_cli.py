@@ -178,6 +178,16 @@ def test_a_gpu_without_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     assert "Tried to allocate 2 TiB.; train.max_frames" in message
 
 
+def test_subtitles_are_of_one_file(speech: Path) -> None:
+    sample = Path("docs/sample.flac")
+    result = asr("transcribe", sample, "--format", "srt", "--device", "cpu")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("1\n00:00:0")
+    assert "THE CHILDREN" in result.stdout
+    message = error_of(asr("transcribe", sample, speech, "--format", "vtt"))
+    assert "--format vtt: expected one FILE, got 2" in message
+
+
 def test_evaluate_hears_less_than_a_window(tmp_path: Path, speech: Path, tiny_model: Path) -> None:
     soundfile.write(tmp_path / "short.wav", np.zeros(50), 16000)
     for recordings in ([speech, tmp_path / "short.wav"], [tmp_path / "short.wav"]):

@@ -57,7 +57,8 @@ def _holding(w: Weights) -> Weights:
 
 def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tensor, States]:
     """One direction over all T frames of every row: outputs [T, B, P] and states after T."""
-    arguments = (w.present, w.bias_ih is not None, 1, 0.0, False, False, False)
+    train = torch.is_grad_enabled()  # cuDNN keeps nothing for a backward pass otherwise
+    arguments = (w.present, w.bias_ih is not None, 1, 0.0, train, False, False)
     if cell == "lstm":
         y, h, c = torch._VF.lstm(x, states, *arguments)
         # Traced by torch.compile, these have one dimension too many (pytorch issue 151200).
@@ -91,7 +92,7 @@ def layer(
     mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, States]:
-    """See `kernels.backends.Layer`. What ATen lacks runs step by step, as in the reference."""
+    """See `kernels.backends.Layer`. The variants, which ATen lacks, run as in the reference."""
     if cell == "cifg" or mask is not None or weights[0].peephole is not None:
         return reference.layer(cell, x, states, weights, lengths, mask, options)
     if _suits_packed(cell, x, weights, lengths):

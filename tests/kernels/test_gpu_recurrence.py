@@ -127,6 +127,16 @@ def test_projection() -> None:
     _compare("lstm", 5, 12, 48, "ieee", proj_size=20, num_layers=2, bidirectional=True)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_torch_backend(cell: str) -> None:
+    """cuDNN's, which the messages of the triton backend name as the way out."""
+    ours, theirs = _pair(cell, 48, torch.float32, num_layers=2, bidirectional=True)
+    ours.backend = "torch"  # type: ignore[assignment]
+    x, lengths = _batch(5, 12, torch.float32)
+    with float32_precision("ieee"):
+        assert_matches_torch(ours, theirs, x, lengths, initial_states(theirs, 5))
+
+
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"cifg": True}),
     ("LSTM", {"peephole": True}),

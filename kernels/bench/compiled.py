@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ SHARED_LIMITS = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 6
 SOURCES = (
     "kernels.backends.triton.specimens",
     "kernels.ctc.align_triton",
+    "kernels.ctc.beam_triton",
     "kernels.ctc.loss_triton",
 )
 
@@ -48,8 +49,10 @@ class Specimen:
 
     name: str
     kernel: Any  # a function under @triton.jit
-    signature: Mapping[str, str]  # argument -> "*bf16", "i32", ...; "constexpr"
-    constants: Mapping[str, object] = field(default_factory=dict)  # values of the constexprs
+    #: Argument -> "*bf16", "i32", ...; "constexpr"; a tuple of these for a tuple.
+    signature: Mapping[str, Any]
+    #: Values of the constexprs; of those in tuples by their place, (argument, field, ...).
+    constants: Mapping[Any, object] = field(default_factory=dict)
     options: Mapping[str, int] = field(default_factory=dict)  # num_warps, num_stages, ...
     multiples_of_16: tuple[str, ...] = ()  # integer arguments that the launcher may find so
     targets: tuple[str, ...] = tuple(TARGETS)  # where the plan would launch it
@@ -220,15 +223,25 @@ def _line(*cells: object) -> str:
     return "  ".join([name.ljust(48), *(c.rjust(max(6, len(head))) for c, head in columns)])
 
 
-def _attributes(specimen: Specimen, target: str) -> dict[tuple[int], list[list[object]]]:
+def _attributes(specimen: Specimen, target: str) -> dict[tuple[int, ...], list[list[object]]]:
     """What Triton's launcher would tell the compiler about arguments by their position."""
-    attributes: dict[tuple[int], list[list[object]]] = {}
-    for n, (name, kind) in enumerate(specimen.signature.items()):
-        if kind.startswith("*") or name in specimen.multiples_of_16:
-            attributes[n,] = [["tt.divisibility", 16]]
-        if kind.startswith("*") and TARGETS[target].backend == "hip":
-            attributes[n,].append(["tt.pointer_range", 32])  # tensors below 2 GB
+    attributes: dict[tuple[int, ...], list[list[object]]] = {}
+    for n, (name, kinds) in enumerate(specimen.signature.items()):
+        for place, kind in _leaves(kinds, (n,)):
+            if kind.startswith("*") or name in specimen.multiples_of_16:
+                attributes[place] = [["tt.divisibility", 16]]
+            if kind.startswith("*") and TARGETS[target].backend == "hip":
+                attributes[place].append(["tt.pointer_range", 32])  # tensors below 2 GB
     return attributes
+
+
+def _leaves(kinds: Any, place: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """The kinds of an argument that may be a tuple, with their places."""
+    if isinstance(kinds, str):
+        yield place, kinds
+    else:
+        for n, kind in enumerate(kinds):
+            yield from _leaves(kind, (*place, n))
 
 
 def _number(pattern: str, text: str) -> int:

@@ -111,15 +111,17 @@ def ctc_beam_search(
         beam_tokens: units by which a prefix may be extended, the likeliest of each frame; None:
             all. The last unit of a prefix that is in the beam may always come.
         log_add: a text's probability is the sum over its paths; False: that of the best path.
-        backend: see `kernels.choose_backend`; here "torch", on any device.
+        backend: see `kernels.choose_backend`; here "torch", which takes any scorer, or "triton",
+            which takes an `NGram`, a `WordNGram` and `Hotwords`; None: it where it can.
 
     Returns:
         Texts with scores and times. Times are of the best path (`log_add=False`), or of one that
         takes the likelier way in at each step. NaN reaches its own utterance alone.
 
     Raises:
-        ValueError: an argument has a wrong shape, dtype, device or value. `lengths` on a GPU is
-            not looked at, as the host would have to wait; there more than T counts as T.
+        ValueError: an argument has a wrong shape, dtype, device or value, or the backend does not
+            take the scorers. `lengths` on a GPU is not looked at, as the host would have to wait;
+            there more than T counts as T.
     """
     op = "ctc_beam_search"
     check_scores(op, "log_probs", log_probs, (3,))
@@ -168,7 +170,9 @@ def _search_class(
     hotwords: Scorer | None,
 ) -> type[beam_torch.Search]:
     """The backend's search; where it may choose, that of torch for scorers Triton does not know."""
-    there = [name for name in available_backends() if name != "reference"]
+    there = set(available_backends()) - {"reference"}
+    if torch.version.hip:
+        there -= {"triton"}  # whose compiler fails on the search there
     device, interpreted = log_probs.device.type, triton_is_interpreted()
     if choose_backend(backend, device, there, log_probs.dtype, interpreted) == "torch":
         return beam_torch.Search

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from kernels.ctc.scorer_kernels import hotword_step, spell, unit_step
+from kernels.ctc.scorer_kernels import Sizes, hotword_step, spell, unit_step
 
 _NEVER = tl.constexpr(float("-inf"))
 _MIX = tl.constexpr(6364136223846793005)  # as in `beam_torch`
@@ -112,6 +112,7 @@ def _extend(
     beam,
     frame,
     scoring,
+    sizes,
     number,
     wanted,
     R: tl.constexpr,
@@ -127,15 +128,17 @@ def _extend(
     context = tl.gather(beam.context, parent, 0)
     node = tl.gather(beam.node, parent, 0)
     word = tl.full(unit.shape, -1, tl.int32)
-    if scoring.tree is not None:
-        context, gain, word = spell(scoring.tree, scoring.ngram, context, unit, option, wanted, R)
+    if scoring.tree.keys is not None:
+        context, gain, word = spell(
+            scoring.tree, scoring.ngram, sizes, context, unit, option, wanted, R
+        )
         gain = tl.where(gain == _NEVER, _NEVER, scoring.lm_weight * gain)
         extra += gain + tl.where(word >= 0, scoring.word_score, 0.0)
-    elif scoring.ngram is not None:
-        context, gain = unit_step(scoring.ngram, context, unit, wanted)
+    elif scoring.ngram.keys is not None:
+        context, gain = unit_step(scoring.ngram, sizes, context, unit, wanted)
         extra += scoring.lm_weight * gain
-    if scoring.hotwords is not None:
-        node, gain = hotword_step(scoring.hotwords, node, unit, wanted)
+    if scoring.hotwords.after is not None:
+        node, gain = hotword_step(scoring.hotwords, sizes, node, unit, wanted)
         extra += gain
     score += _heard(frame, unit, wanted)
     return Extension(parent, unit * R + option, score, way, word, extra, context, node)
@@ -148,10 +151,20 @@ def _mark(marked, parent, taken, V, R: tl.constexpr):
 
 @triton.jit
 def _ranked(
-    beam, frame, scoring, number, wanted, marked, now, K, R: tl.constexpr, LOG_ADD: tl.constexpr
+    beam,
+    frame,
+    scoring,
+    sizes,
+    number,
+    wanted,
+    marked,
+    now,
+    K,
+    R: tl.constexpr,
+    LOG_ADD: tl.constexpr,
 ):
     """Ranks of extensions, of those that are marked the lowest."""
-    new = _extend(beam, frame, scoring, number, wanted, R, LOG_ADD)
+    new = _extend(beam, frame, scoring, sizes, number, wanted, R, LOG_ADD)
     mark = tl.load(_mark(marked, new.parent, new.taken, frame.V, R), mask=wanted, other=0)
     ranks = _rank(new.score + new.extra, K + number)
     return tl.where(wanted & (mark != now), ranks, _LOWEST)
@@ -199,7 +212,7 @@ def _parents(beam, is_child, LANES: tl.constexpr):
     return tl.where(is_child, parent, LANES)
 
 
-@triton.jit(do_not_specialize=["T", "B", "K", "C", "V", "blank", "start"])
+@triton.jit(do_not_specialize=["T", "B", "K", "C", "V", "blank", "start", *Sizes._fields])
 def search_kernel(
     log_probs,  # [T, B, V], any strides
     lengths,  # [B] int64; below 0 is 0, above T is T
@@ -225,6 +238,13 @@ def search_kernel(
     units_b,
     start,  # state of the language model
     scoring,  # a `Scoring`
+    arcs,  # these and the following are `Sizes`
+    model_words,
+    order,
+    contexts,
+    edges,
+    tree_units,
+    hotword_units,
     R: tl.constexpr,
     LOG_ADD: tl.constexpr,
     LOG: tl.constexpr,  # 2**LOG lanes, at least K and 16
@@ -232,6 +252,7 @@ def search_kernel(
 ):
     """One program an utterance: the beam after its last frame, and the ways into all states."""
     b = tl.program_id(0).to(tl.int64)
+    sizes = Sizes(arcs, model_words, order, contexts, edges, tree_units, hotword_units)
     LANES: tl.constexpr = 2**LOG
     TILE: tl.constexpr = 2 ** (LOG + HALVINGS)
     lanes = tl.arange(0, LANES)
@@ -283,14 +304,14 @@ def search_kernel(
         for first in range(0, K * C * R, TILE):
             tile = first + tl.arange(0, TILE)
             wanted = tile < K * C * R
-            rivals = _ranked(beam, frame, scoring, tile, wanted, marked, now, K, R, LOG_ADD)
+            rivals = _ranked(beam, frame, scoring, sizes, tile, wanted, marked, now, K, R, LOG_ADD)
             if tl.max(rivals) > tl.min(tl.where(inside, best, _HIGHEST)):
                 best = _merge(best, rivals, LOG, HALVINGS)
 
         number = ((best & _NUMBER) ^ _NUMBER).to(tl.int32)
         alive = inside & ((best >> 32) > _IMPOSSIBLE)
         is_new = alive & (number >= K)
-        new = _extend(beam, frame, scoring, number - K, is_new, R, LOG_ADD)
+        new = _extend(beam, frame, scoring, sizes, number - K, is_new, R, LOG_ADD)
         origin = tl.where(is_new, new.parent, tl.where(alive, number, 0))
         kept_key = tl.gather(beam.key, origin, 0)
         taken = tl.where(is_new, new.taken, tl.gather(beam.taken, origin, 0))

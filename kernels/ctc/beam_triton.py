@@ -6,7 +6,7 @@ their number independent of T: the units that may extend a prefix, the scores of
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -16,12 +16,16 @@ from kernels.ctc import beam_kernels, beam_torch
 from kernels.ctc.hotwords import Hotwords
 from kernels.ctc.lexicon import WordNGram
 from kernels.ctc.ngram import NGram
-from kernels.ctc.scorer_kernels import HotwordTables, NGramTables, Scoring, TreeTables
+from kernels.ctc.scorer_kernels import HotwordTables, NGramTables, Scoring, Sizes, TreeTables
 
 if TYPE_CHECKING:
+    from kernels.bench.compiled import Specimen
     from kernels.ctc.beam import Scorer, Speller
 
 _FEWEST_LANES = 4  # 2**4: as many possible parents are compared at once
+_NO_NGRAM = NGramTables(*(None,) * 6)
+_NO_TREE = TreeTables(*(None,) * 5)
+_NO_HOTWORDS = HotwordTables(*(None,) * 3)
 
 
 def takes(lm: "Scorer | Speller | None", hotwords: "Scorer | None") -> bool:
@@ -41,7 +45,7 @@ class Search(beam_torch.Search):
         context, node = (lengths.new_empty(B, K) for _ in range(2))
         ways, words = lengths.new_empty(T, B, 2 * K), lengths.new_empty(T, B, K)
         marks = lengths.new_zeros(B, K, V, R, dtype=torch.int32)
-        start, scoring = self._scoring()
+        start, scoring, sizes = self._scoring(V)
         beam_kernels.search_kernel[(B,)](
             *(
                 log_probs,
@@ -57,7 +61,7 @@ class Search(beam_torch.Search):
                 words,
             ),
             *(T, B, K, C, V, self.blank, *log_probs.stride(), *units.stride()[:2]),
-            *(start, scoring),
+            *(start, scoring, *sizes),
             R=R,
             LOG_ADD=self.combine is torch.logaddexp,
             **_plan(K, K * C * R),
@@ -90,30 +94,58 @@ class Search(beam_torch.Search):
         likely = log_probs.masked_fill(every == self.blank, -torch.inf)
         return likely.topk(self.units, sorted=False).indices
 
-    def _scoring(self) -> tuple[int, Scoring]:
-        """State of the language model at the beginning, and the tables of all scorers."""
+    def _scoring(self, V: int) -> tuple[int, Scoring, Sizes]:
+        """State of the language model at the beginning, and the tables of all scorers, their sizes.
+
+        Raises:
+            ValueError: a scorer knows fewer than V units; a kernel would read past its tables.
+        """
         start, weight = self.speller.start, self.speller_weight
-        ngram = tree = hotwords = None
+        ngram, tree, hotwords = _NO_NGRAM, _NO_TREE, _NO_HOTWORDS
+        sizes = Sizes(*(0,) * len(Sizes._fields))
         if isinstance(self.speller, WordNGram):
+            _expect_units(self.speller.num_units, V, "lm")
             ngram, tree = _ngram_tables(self.speller.model), _tree_tables(self.speller)
+            sizes = _with_model(sizes, self.speller.model)._replace(
+                edges=len(self.speller.keys), tree_units=self.speller.num_units
+            )
         for scorer, its_weight in zip(self.scorers, self.weights, strict=True):
             if isinstance(scorer, NGram):
+                _expect_units(len(scorer.words), V, "lm")
                 start, weight, ngram = scorer.start, its_weight, _ngram_tables(scorer)
+                sizes = _with_model(sizes, scorer)
             elif isinstance(scorer, Hotwords):
-                tables = scorer.after, scorer.complete, scorer.begun
-                hotwords = HotwordTables(*tables, scorer.after.shape[1])
+                known = scorer.after.shape[1]
+                _expect_units(known, V, "hotwords")
+                hotwords = HotwordTables(scorer.after, scorer.complete, scorer.begun)
+                sizes = sizes._replace(hotword_units=known)
         extra = weight, self.token_score, self.word_score
-        return start, Scoring(ngram, tree, hotwords, *map(float, extra))
+        return start, Scoring(ngram, tree, hotwords, *map(float, extra)), sizes
+
+
+def _expect_units(known: int, V: int, name: str) -> None:
+    if known < V:
+        raise ValueError(f"ctc_beam_search: {name} must score V = {V} units, got one of {known}")
 
 
 def _ngram_tables(ngram: NGram) -> NGramTables:
     tables = ngram.words, ngram.keys, ngram.log_probs, ngram.targets, ngram.backoffs, ngram.shorter
-    return NGramTables(*tables, len(ngram.keys), ngram.num_words, ngram.order)
+    return NGramTables(*tables)
+
+
+def _with_model(sizes: Sizes, ngram: NGram) -> Sizes:
+    return sizes._replace(
+        arcs=len(ngram.keys),
+        model_words=ngram.num_words,
+        order=ngram.order,
+        contexts=len(ngram.backoffs),
+    )
 
 
 def _tree_tables(lexicon: WordNGram) -> TreeTables:
-    tables = lexicon.keys, lexicon.children, lexicon.words, lexicon.goes_on, lexicon.promises
-    return TreeTables(*tables, len(lexicon.keys), lexicon.num_units, len(lexicon.model.backoffs))
+    return TreeTables(
+        lexicon.keys, lexicon.children, lexicon.words, lexicon.goes_on, lexicon.promises
+    )
 
 
 def _plan(K: int, extensions: int) -> dict[str, int]:
@@ -129,3 +161,55 @@ def _plan(K: int, extensions: int) -> dict[str, int]:
 def _exponent(size: int) -> int:
     """Of the smallest power of two that is not below it."""
     return (size - 1).bit_length()
+
+
+_TARGETS = ("sm_80", "sm_90", "sm_100")  # Triton's compiler fails on it for AMD
+_NGRAM = NGramTables("*i64", "*i64", "*fp32", "*i64", "*fp32", "*i64")
+_TREE = TreeTables("*i64", "*i64", "*i64", "*i1", "*fp32")
+_HOTWORDS = HotwordTables("*i64", "*fp32", "*fp32")
+
+
+def specimens() -> "list[Specimen]":
+    """What `python -m kernels.bench compile` compiles: common beams, with and without scorers."""
+    from kernels.bench.compiled import Specimen
+
+    trace = dict.fromkeys(beam_kernels.trace_kernel.arg_names, "*i64")
+    trace |= dict.fromkeys(("T", "B", "K", "V", "N"), "i32") | {"BLOCK": "constexpr"}
+    found = [
+        Specimen(
+            "ctc beam search, trace",
+            beam_kernels.trace_kernel,
+            trace,
+            {"BLOCK": 8},
+            {"num_warps": 1},
+        )
+    ]
+    for K in (16, 64, 128):  # those between have the plan of the next one
+        found.append(_specimen(Specimen, f"K={K}", K, (_NO_NGRAM, _NO_TREE, _NO_HOTWORDS)))
+        found.append(_specimen(Specimen, f"K={K}, n-gram", K, (_NGRAM, _NO_TREE, _HOTWORDS)))
+        found.append(_specimen(Specimen, f"K={K}, words", K, (_NGRAM, _TREE, _HOTWORDS), R=7))
+    return found
+
+
+def _specimen(
+    make: "type[Specimen]",
+    name: str,
+    K: int,
+    tables: tuple[NGramTables, TreeTables, HotwordTables],
+    R: int = 1,
+) -> "Specimen":
+    kernel = beam_kernels.search_kernel
+    names = kernel.arg_names
+    plan = _plan(K, K * 40 * R)
+    options = {"num_warps": plan.pop("num_warps")}
+    constants: dict[Any, object] = {"R": R, "LOG_ADD": True, "stride_v": 1, **plan}
+    signature: dict[str, Any] = dict.fromkeys(names, "i32") | dict.fromkeys(constants, "constexpr")
+    signature |= dict.fromkeys(("log_probs", "at_blank_out", "at_label_out", "extra_out"), "*fp32")
+    integers = ("lengths", "units", "context_out", "node_out", "ways", "words")
+    signature |= dict.fromkeys(integers, "*i64") | {"marks": "*i32"}
+    kinds = [type(table)(*(kind or "constexpr" for kind in table)) for table in tables]
+    signature["scoring"] = Scoring(kinds[0], kinds[1], kinds[2], "fp32", "fp32", "fp32")
+    for n, table in enumerate(tables):
+        absent = [field for field, kind in enumerate(table) if kind is None]
+        constants |= {(names.index("scoring"), n, field): None for field in absent}
+    return make(f"ctc beam search {name}", kernel, signature, constants, options, targets=_TARGETS)

@@ -130,7 +130,7 @@ def test_finds_what_torch_finds(
 ) -> None:
     T = max(1, *lengths)
     case = _log_probs(seed, T, len(lengths)), torch.tensor(lengths), beam
-    options = {"blank": blank, "beam_tokens": beam_tokens, "log_add": log_add}
+    options: dict[str, Any] = {"blank": blank, "beam_tokens": beam_tokens, "log_add": log_add}
     options |= {"nbest": min(beam, 4)} | scorers[scored]
     ours = ctc_beam_search(*case, backend="triton", **options)
     _assert_same(ours, ctc_beam_search(*case, backend="torch", **options), T)
@@ -149,7 +149,7 @@ def test_impossible_units_and_strides(log_add: bool, scorers: dict[str, dict[str
     log_probs[4, 0, :2] = -torch.inf
     log_probs[5, 1] = -torch.inf  # nothing can be said at all
     strided = log_probs.transpose(0, 2).contiguous().transpose(0, 2)
-    options = {"nbest": 3, "log_add": log_add} | scorers["units"]
+    options: dict[str, Any] = {"nbest": 3, "log_add": log_add} | scorers["units"]
     ours = ctc_beam_search(strided, lengths, 8, backend="triton", **options)
     theirs = ctc_beam_search(log_probs, lengths, 8, backend="torch", **options)
     _assert_same(ours, theirs, 9)
@@ -195,6 +195,15 @@ def test_what_it_does_not_know_is_named() -> None:
         ctc_beam_search(case[0].double(), case[1], backend="triton")
 
 
+@pytest.mark.parametrize(("scored", "name"), [("units", "lm"), ("words", "lm"), ("hotwords",) * 2])
+def test_scorers_of_fewer_units_are_named(
+    scored: str, name: str, scorers: dict[str, dict[str, Any]]
+) -> None:
+    case = _log_probs(4, 4, 1, V + 1), torch.tensor([4])
+    with pytest.raises(ValueError, match=f"{name} must score V = {V + 1} units, got one of {V}"):
+        ctc_beam_search(*case, backend="triton", **scorers[scored])
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("log_add", [True, False])
 @pytest.mark.parametrize("scored", SCORERS)
@@ -203,7 +212,7 @@ def test_on_a_gpu_without_waiting_for_it(
     beam: int, scored: str, log_add: bool, scorers: dict[str, dict[str, Any]]
 ) -> None:
     log_probs, lengths = _log_probs(5, 120, 4), torch.tensor([120, 33, 0, 77])
-    options = {"nbest": min(beam, 5), "log_add": log_add} | scorers[scored]
+    options: dict[str, Any] = {"nbest": min(beam, 5), "log_add": log_add} | scorers[scored]
     expected = ctc_beam_search(log_probs, lengths, beam, backend="torch", **options)
     case = log_probs.cuda(), lengths.cuda(), beam
     moved = {
@@ -223,7 +232,7 @@ def test_on_a_gpu_without_waiting_for_it(
 def test_many_units_on_a_gpu() -> None:
     case = _log_probs(6, 60, 3, 2000), torch.tensor([60, 41, 55]), 50
     for beam_tokens in (None, 30):
-        options = {"nbest": 5, "beam_tokens": beam_tokens}
+        options: dict[str, Any] = {"nbest": 5, "beam_tokens": beam_tokens}
         expected = ctc_beam_search(*case, backend="torch", **options)
         result = ctc_beam_search(case[0].cuda(), case[1].cuda(), 50, **options)
         _assert_same(Hypotheses(*(tensor.cpu() for tensor in result)), expected, 60)

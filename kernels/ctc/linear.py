@@ -7,13 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.ctc import reference
-from kernels.ctc.checks import Labels, Lengths, check_linear, check_options, labels_of
+from kernels.ctc.checks import (
+    Labels,
+    Lengths,
+    check_linear,
+    check_options,
+    labels_of,
+    refuse_second_derivative,
+)
 from kernels.ctc.loss import (
     Reduction,
     Steps,
     backend_for,
     reduce,
-    refuse_second_derivative,
     steps_of,
     weights_of,
 )

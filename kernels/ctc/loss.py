@@ -9,7 +9,14 @@ from torch import Tensor
 from kernels.backends import available_backends, triton_is_interpreted
 from kernels.choice import choose_backend
 from kernels.ctc import loss_torch, reference
-from kernels.ctc.checks import Labels, Lengths, check_options, check_scores, labels_of
+from kernels.ctc.checks import (
+    Labels,
+    Lengths,
+    check_options,
+    check_scores,
+    labels_of,
+    refuse_second_derivative,
+)
 
 Reduction = Literal["none", "mean", "sum"]
 
@@ -128,15 +135,6 @@ def reduce(losses: Tensor, labels: Labels, reduction: Reduction, zero_infinity: 
 def weights_of(gradients: Tensor, losses: Tensor) -> Tensor:
     """What each utterance's gradient is multiplied by: 0 for a loss of inf, NaN for one of NaN."""
     return torch.where(losses.isnan(), torch.nan, torch.where(losses == torch.inf, 0.0, gradients))
-
-
-def refuse_second_derivative(op: str) -> None:
-    """For a backward pass, which under create_graph runs with gradients enabled."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{op}: expected a first derivative only, got create_graph=True; "
-            "use backend='reference'"
-        )
 
 
 class _CtcLoss(torch.autograd.Function):

@@ -7,12 +7,13 @@ vocabulary has little to leave out: there ATen's own way is the fastest, as long
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.ctc.checks import Labels
+from kernels.ctc.checks import Labels, refuse_second_derivative
 
 _IN_CACHE = 2**18  # logits, 1 MiB in float32
 SMALL = 64  # V up to which finding the needed symbols costs more than it saves
@@ -34,12 +35,32 @@ def aten_losses(logits: Tensor, labels: Labels) -> Tensor:
 
     torch.ctc_loss, which calls this operator, either has a gradient of NaN there or a loss of 0.
     """
-    log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    losses: Tensor = torch._ctc_loss(
-        *(log_probs, labels.targets, labels.frames.tolist(), labels.lengths.tolist()),
-        *(labels.blank, True),
-    )[0]
+    losses: Tensor = _AtenCtc.apply(logits, labels)  # type: ignore[no-untyped-call]
     return losses
+
+
+class _AtenCtc(torch.autograd.Function):
+    """Without the backward pass of log_softmax: the operator's gradient is that for logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Labels) -> Tensor:
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        log_probs = logits.log_softmax(-1, dtype=dtype)
+        ctx.labels = (labels.targets, labels.frames.tolist(), labels.lengths.tolist())
+        ctx.blank, ctx.dtype = labels.blank, logits.dtype
+        arguments: Any = (log_probs, *ctx.labels, labels.blank, True)
+        losses, alpha = torch._ctc_loss(*arguments)
+        ctx.save_for_backward(log_probs, losses, alpha)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivative("ctc_loss")
+        log_probs, losses, alpha = ctx.saved_tensors
+        for_logits: Tensor = torch.ops.aten._ctc_loss_backward(
+            gradients, log_probs, *ctx.labels, losses, alpha, ctx.blank, True
+        )
+        return for_logits.to(ctx.dtype), None
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class WordNGram:
             homophones: words with one spelling that are kept, the likeliest.
 
         Raises:
-            ValueError: a spelling is empty or holds a unit outside the vocabulary, or a word is
+            ValueError: there are no spellings, or one is empty or holds a unit outside the vocabulary, or a word is
                 not the model's.
         """
         num_words = len(model.words)
@@ -74,6 +74,8 @@ class WordNGram:
                 node = tree[node][unit]
                 promises[node] = max(promises[node], scores[word])
             ends[node].append(word)
+        if len(tree) == 1:
+            raise ValueError("WordNGram: spellings must hold at least one word, got none")
         most = max(1, min(homophones, max(map(len, ends))))
         kept = [sorted(set(words), key=lambda word: -scores[word])[:most] for words in ends]
         edges = sorted(

@@ -184,6 +184,7 @@ def test_where_nothing_can_be_spelled_there_is_no_text(arpa: Path) -> None:
 @pytest.mark.parametrize(
     ("spellings", "message"),
     [
+        ([], "at least one word, got none"),
         ([(6, [1])], "words must be from 0 to 5, the model's, got 6"),
         ([(0, [])], r"units from 0 to V - 1 = 2, got \[\] for word 0"),
         ([(0, [3])], r"got \[3\] for word 0"),

@@ -45,8 +45,8 @@ class WordNGram:
             homophones: words with one spelling that are kept, the likeliest.
 
         Raises:
-            ValueError: there are no spellings, or one is empty or holds a unit outside the vocabulary, or a word is
-                not the model's.
+            ValueError: there are no spellings, one is empty or holds a unit outside the
+                vocabulary, or a word is not the model's.
         """
         num_words = len(model.words)
         every = torch.arange(num_words, device=model.words.device)

@@ -86,7 +86,7 @@ MEASURED: Mapping[tuple[str, Problem], Layout] = {}
 #: a store, the L2 cache and a load in about 800 cycles, and the datasheet's 1.7 GHz with
 #: 128 B a clock from shared memory, about 40 B a clock from L2. Estimates until measured.
 HAND_OVER = 0.5
-WAIT_OF_A_TILE = 0.06
+WAIT_OF_A_TILE = 0.14  # eight barriers in the compiled code, of about 30 cycles
 POINTWISE = 0.15
 SHARED_BYTES_PER_US = 128 * 1700.0
 L2_BYTES_PER_US = 40 * 1700.0
@@ -135,25 +135,33 @@ def _layouts(problem: Problem) -> Iterator[Layout]:
     for block_b in (16, 32, 64):
         if block_b > 16 and block_b >= 2 * problem.batch:
             continue  # more than half of the rows would be empty
-        block_k = _block_k(problem.hidden, most // block_b)
-        ahead = max(1, min(4, most // (block_b * block_k)))
-        for block_h in (16, 32, 64):
-            if block_h > 16 and block_h >= 2 * problem.hidden:
-                continue
-            for num_warps in (4, 8):
-                yield Layout(block_b, block_h, block_k, ahead, num_warps)
+        for block_k in _block_ks(problem, most // block_b):
+            ahead = max(1, min(8, most // (block_b * block_k)))
+            for block_h in (16, 32, 64):
+                if block_h > 16 and block_h >= 2 * problem.hidden:
+                    continue
+                for num_warps in (4, 8):
+                    yield Layout(block_b, block_h, block_k, ahead, num_warps)
 
 
-def _block_k(hidden: int, most: int) -> int:
-    """The widest power of two up to `most` that pads H by little.
+def _block_ks(problem: Problem, most: int) -> list[int]:
+    """Powers of two up to `most`: the widest that pads H by up to an eighth, and wider ones.
 
-    Little is an eighth, or, in a single tile of up to 256 columns, whatever it takes.
+    Wider tiles are fewer, which saves waits, and pad more, which costs products: by up to 60 %, in
+    float32, whose products take more registers, not; in a single tile of up to 256 columns by
+    whatever it takes.
     """
+    hidden, share = problem.hidden, 1.6 if WIDTH[problem.dtype] == 2 else 0.0
+    widths = [k for k in (16, 32, 64, 128, 256, 512) if k <= most]
+    padded = {k: -(-hidden // k) * k for k in widths}
+    little = max((k for k in widths if padded[k] <= hidden * 9 / 8), default=16)
     single = max(16, 1 << (hidden - 1).bit_length())
-    widths = [16, 32, 64, 128, 256, 512]
-    fit = [k for k in widths if -(-hidden // k) * k <= hidden * 9 / 8]
-    fit += [single] if single <= 256 else []
-    return max((k for k in fit if k <= most), default=16)
+    wider = [
+        k
+        for k in widths
+        if k > little and (padded[k] <= hidden * share or (k == single and single <= 256))
+    ]
+    return [little, *wider]
 
 
 def _counts(problem: Problem, layout: Layout) -> tuple[int, int]:

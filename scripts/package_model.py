@@ -1,6 +1,6 @@
 """Put a trained phoneme model, a lexicon and a language model together as the packaged model.
 
-    python scripts/package_model.py exp/real_phone_anneal/model --lexicon lexicon.txt \\
+    python scripts/package_model.py exp/real_phone_restart/model --lexicon lexicon.txt \\
         --language-model lm.arpa.gz --card card.md
     asr tune-lm asr/models/english data/speechocean762_dev.jsonl.gz
 """

@@ -85,7 +85,7 @@ def _bands(
     generator: Generator,
 ) -> Tensor:  # [B, size] bool
     """Mark `count` random bands in each row."""
-    widths = torch.rand(len(lengths), count, generator=generator) * (limits[:, None] + 1)
+    widths = torch.rand(len(lengths), count, generator=generator) * (limits.floor()[:, None] + 1)
     widths = widths.floor()  # 0 .. limit
     room = (lengths[:, None] - widths).clamp(min=0)
     starts = (torch.rand(len(lengths), count, generator=generator) * (room + 1)).floor()

@@ -133,7 +133,7 @@ def read_rows(config: Config, manifest: Path, seconds: float) -> tuple[Rows, int
     filter_bank = FilterBank(config.features)
     model = AcousticModel(config, len(tokenizer.units))
     corpus = select(utterances, tokenizer, model, filter_bank, config)
-    loader = Loader(corpus.utterances, corpus.targets)
+    loader = Loader(corpus.utterances, corpus.targets, config.features.sample_rate, workers=1)
     rows: Rows = []
     heard = 0.0
     while heard < seconds and len(rows) < len(corpus.utterances):

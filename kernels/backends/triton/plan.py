@@ -97,6 +97,10 @@ CYCLES_OF_A_DOT = 33 / 1700.0  # 16 columns of k
 MOST_READ: Mapping[Pass, int] = {"forward": 32_768, "backward": 16_384}
 MOST_IN_FLIGHT: Mapping[Pass, int] = {"forward": 8192, "backward": 4096}
 
+#: Tiles loaded before the first is waited for; products of float32 take more registers, and a CIFG
+#: spills with four.
+MOST_AHEAD: Mapping[DType, int] = {"float32": 3, "float16": 8, "bfloat16": 8}
+
 
 @lru_cache(maxsize=4096)  # a millisecond of work
 def make_plan(problem: Problem, device: DeviceProperties) -> Plan:
@@ -136,7 +140,7 @@ def _layouts(problem: Problem) -> Iterator[Layout]:
         if block_b > 16 and block_b >= 2 * problem.batch:
             continue  # more than half of the rows would be empty
         for block_k in _block_ks(problem, most // block_b):
-            ahead = max(1, min(8, most // (block_b * block_k)))
+            ahead = max(1, min(MOST_AHEAD[problem.dtype], most // (block_b * block_k)))
             for block_h in (16, 32, 64):
                 if block_h > 16 and block_h >= 2 * problem.hidden:
                     continue

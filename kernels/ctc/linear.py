@@ -76,6 +76,9 @@ def linear_ctc_loss(
         blank,
         asynchronous=name == "triton",
     )
+    if not torch.is_grad_enabled():  # or else the weight's gradient is worked out for nobody
+        hidden, weight = hidden.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):

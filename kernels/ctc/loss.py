@@ -91,6 +91,8 @@ def ctc_loss(
     op = "ctc_loss"
     check_scores(op, "logits", logits, (2, 3))
     check_options(op, reduction)
+    if not torch.is_grad_enabled():  # or else a leaf's gradient is worked out for nobody
+        logits = logits.detach()
     alone = logits.dim() == 2
     if alone:
         logits, targets = logits.unsqueeze(1), targets.reshape(1, -1)

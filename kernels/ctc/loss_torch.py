@@ -16,14 +16,17 @@ from torch import Tensor
 from kernels.ctc.checks import Labels, refuse_second_derivative
 
 _IN_CACHE = 2**18  # logits, 1 MiB in float32
-SMALL = 64  # V up to which finding the needed symbols costs more than it saves
+SMALL = 256  # V up to which finding the needed symbols costs more than it saves
 
 
 def suits_aten(logits: Tensor) -> bool:
     """Whether `aten_losses` is right and the fastest.
 
-    Its gradient is NaN at symbols of probability zero, and wherever the padding is not finite.
+    The loss alone costs ATen nothing for symbols that no label names. Its gradient is NaN at
+    symbols of probability zero, and wherever the padding is not finite.
     """
+    if not logits.requires_grad:
+        return True
     if logits.shape[2] > SMALL:
         return False
     least, most = logits.detach().aminmax()

@@ -52,9 +52,12 @@ def same_way(backend: str) -> dict[str, float]:
 
 
 def values_and_gradient(logits: Tensor, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """Losses and the gradient of their sum."""
+    """Losses and the gradient of their sum; without a gradient the losses are the same."""
     leaf = logits.detach().requires_grad_()
     losses = ctc_loss(leaf, *arguments, reduction="none", **options)
+    with torch.no_grad():
+        alone = ctc_loss(leaf, *arguments, reduction="none", **options)
+    torch.testing.assert_close(alone, losses.detach(), equal_nan=True)
     return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.ctc import ctc_loss, linear, linear_ctc_loss
+from kernels.ctc import ctc_loss, linear, linear_ctc_loss, loss_torch
 from kernels.testing import Results, assert_as_accurate, errors
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, of log2(0)
@@ -123,3 +123,19 @@ def test_logits_exist_for_a_chunk_only(fused: bool) -> None:
         torch.autograd.grad(loss, (hidden, weight, bias))
     alpha = T * B * 7  # three labels and the blanks about them
     assert largest.elements == (alpha if fused else T * B * V)
+
+
+def test_no_gradient_is_worked_out_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    occupy = loss_torch.occupy
+
+    def noted(emissions: Tensor, alphabet: Any, with_gradient: bool) -> Any:
+        asked.append(with_gradient)
+        return occupy(emissions, alphabet, with_gradient)
+
+    monkeypatch.setattr(loss_torch, "occupy", noted)
+    inputs = _inputs(torch.float32)  # parameters want one, also under no_grad
+    with torch.no_grad():
+        linear_ctc_loss(*inputs, *LABELS)
+    linear_ctc_loss(*inputs, *LABELS)
+    assert asked == [False, True]

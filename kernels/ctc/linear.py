@@ -16,12 +16,11 @@ from kernels.ctc.checks import (
     refuse_second_derivative,
 )
 from kernels.ctc.loss import (
+    Reducing,
     Reduction,
     Steps,
     backend_for,
-    reduce,
     steps_of,
-    weights_of,
 )
 from kernels.precision import compute_dtype
 
@@ -82,13 +81,13 @@ def linear_ctc_loss(
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
+        way = Reducing(reduction, zero_infinity)
         if name == "reference":
-            losses = reference.losses(F.linear(hidden, weight, bias), labels)
-        else:
-            losses = _LinearCtcLoss.apply(  # type: ignore[no-untyped-call]
-                hidden, weight, bias, labels, steps_of(name)
-            )
-    return reduce(losses, labels, reduction, zero_infinity)
+            return way.reduce(reference.losses(F.linear(hidden, weight, bias), labels), labels)
+        loss: Tensor = _LinearCtcLoss.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, labels, way, steps_of(name)
+        )
+        return loss
 
 
 class _LinearCtcLoss(torch.autograd.Function):
@@ -99,6 +98,7 @@ class _LinearCtcLoss(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Labels,
+        way: Reducing,
         steps: Steps,
     ) -> Tensor:
         alphabet = steps.alphabet(labels, len(hidden), len(weight))
@@ -111,14 +111,14 @@ class _LinearCtcLoss(torch.autograd.Function):
         losses, residual = steps.occupy(emissions, alphabet, any(ctx.needs_input_grad))
         if residual is not None:
             ctx.save_for_backward(hidden, weight, bias, residual, losses)
-            ctx.alphabet, ctx.steps = alphabet, steps
-        return losses
+            ctx.alphabet, ctx.labels, ctx.way, ctx.steps = alphabet, labels, way, steps
+        return way.reduce(losses, labels)
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("linear_ctc_loss")
         hidden, weight, bias, residual, losses = ctx.saved_tensors
-        weights = weights_of(gradients, losses)
+        weights = ctx.way.weights(gradient, losses, ctx.labels)
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         sums = torch.promote_types(weight.dtype, torch.float32)
         d_hidden = torch.empty_like(hidden) if for_hidden else None
@@ -139,8 +139,7 @@ class _LinearCtcLoss(torch.autograd.Function):
             d_hidden,
             None if d_weight is None else d_weight.to(weight.dtype),
             None if d_bias is None else d_bias.to(bias.dtype),
-            None,
-            None,
+            *[None] * 3,
         )
 
 

@@ -1,6 +1,7 @@
 """`ctc_loss`: connectionist temporal classification on raw logits."""
 
 import importlib
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -102,13 +103,14 @@ def ctc_loss(
     labels = labels_of(
         op, logits, V, targets, input_lengths, target_lengths, blank, asynchronous=asynchronous
     )
+    way = Reducing(reduction, zero_infinity)
     if name == "reference":
-        losses = reference.losses(logits, labels)
+        reduced = way.reduce(reference.losses(logits, labels), labels)
     elif name == "torch" and loss_torch.suits_aten(logits):
-        losses = loss_torch.aten_losses(logits, labels)
+        reduced = _AtenCtc.apply(logits, labels, way)  # type: ignore[no-untyped-call]
     else:
-        losses = _CtcLoss.apply(logits, labels, steps_of(name))  # type: ignore[no-untyped-call]
-    reduced = reduce(losses, labels, reduction, zero_infinity)
+        steps = steps_of(name)
+        reduced = _CtcLoss.apply(logits, labels, way, steps)  # type: ignore[no-untyped-call]
     return reduced.reshape(()) if alone else reduced
 
 
@@ -123,37 +125,68 @@ def steps_of(backend: str) -> Steps:
     return cast(Steps, importlib.import_module(f"kernels.ctc.loss_{backend}"))
 
 
-def reduce(losses: Tensor, labels: Labels, reduction: Reduction, zero_infinity: bool) -> Tensor:
-    """As torch reduces losses [B]."""
-    if zero_infinity:
-        losses = torch.where(losses == torch.inf, 0.0, losses)
-    if reduction == "none":
-        return losses
-    if reduction == "sum":
-        return losses.sum()
-    return (losses / labels.lengths.clamp(min=1)).mean()
+@dataclass(frozen=True)
+class Reducing:
+    """From losses [B] to what the caller asked for, and back."""
+
+    reduction: Reduction
+    zero_infinity: bool
+
+    def reduce(self, losses: Tensor, labels: Labels) -> Tensor:
+        """As torch reduces losses [B]."""
+        if self.zero_infinity:
+            losses = torch.where(losses == torch.inf, 0.0, losses)
+        if self.reduction == "none":
+            return losses
+        if self.reduction == "sum":
+            return losses.sum()
+        return (losses / labels.lengths.clamp(min=1)).mean()
+
+    def weights(self, gradient: Tensor, losses: Tensor, labels: Labels) -> Tensor:
+        """What each utterance's gradient is multiplied by, [B].
+
+        It is 0 for a loss of inf and NaN for one of NaN.
+        """
+        if self.reduction == "mean":
+            gradient = gradient / (labels.lengths.clamp(min=1) * len(losses))
+        finite = torch.where(losses.isnan(), torch.nan, gradient)
+        return torch.where(losses == torch.inf, 0.0, finite)
 
 
-def weights_of(gradients: Tensor, losses: Tensor) -> Tensor:
-    """What each utterance's gradient is multiplied by: 0 for a loss of inf, NaN for one of NaN."""
-    return torch.where(losses.isnan(), torch.nan, torch.where(losses == torch.inf, 0.0, gradients))
+class _AtenCtc(torch.autograd.Function):
+    """Without the backward pass of log_softmax: the operator's gradient is that for logits."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Labels, way: Reducing) -> Tensor:
+        log_probs, losses, alpha = loss_torch.aten_losses(logits, labels)
+        ctx.save_for_backward(log_probs, losses, alpha)
+        ctx.labels, ctx.way, ctx.dtype = labels, way, logits.dtype
+        return way.reduce(losses, labels)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("ctc_loss")
+        log_probs, losses, alpha = ctx.saved_tensors
+        weights = ctx.way.weights(gradient, losses, ctx.labels)
+        for_logits = loss_torch.aten_gradient(log_probs, losses, alpha, ctx.labels, weights)
+        return for_logits.to(ctx.dtype), None, None
 
 
 class _CtcLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Labels, steps: Steps) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Labels, way: Reducing, steps: Steps) -> Tensor:
         T, _, V = logits.shape
         alphabet = steps.alphabet(labels, T, V)
         emissions = steps.emissions(logits, alphabet)
         losses, residual = steps.occupy(emissions, alphabet, ctx.needs_input_grad[0])
         if residual is not None:
             ctx.save_for_backward(logits, residual, losses)
-            ctx.alphabet, ctx.steps = alphabet, steps
-        return losses
+            ctx.alphabet, ctx.labels, ctx.way, ctx.steps = alphabet, labels, way, steps
+        return way.reduce(losses, labels)
 
     @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         refuse_second_derivative("ctc_loss")
         logits, residual, losses = ctx.saved_tensors
-        weights = weights_of(gradients, losses)
-        return ctx.steps.gradient(logits, residual, ctx.alphabet, weights), None, None
+        weights = ctx.way.weights(gradient, losses, ctx.labels)
+        return ctx.steps.gradient(logits, residual, ctx.alphabet, weights), None, None, None

@@ -7,13 +7,12 @@ vocabulary has little to leave out: there ATen's own way is the fastest, as long
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.ctc.checks import Labels, refuse_second_derivative
+from kernels.ctc.checks import Labels
 
 _IN_CACHE = 2**18  # logits, 1 MiB in float32
 SMALL = 256  # V up to which finding the needed symbols costs more than it saves
@@ -33,37 +32,29 @@ def suits_aten(logits: Tensor) -> bool:
     return least.item() > -torch.inf and most.item() < torch.inf
 
 
-def aten_losses(logits: Tensor, labels: Labels) -> Tensor:
-    """Losses [B] that autograd knows: inf, with a gradient of zero, where nothing fits.
+def aten_losses(logits: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities [T, B, V], losses [B] and ATen's alpha."""
+    log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    frames, lengths = labels.frames.tolist(), labels.lengths.tolist()
+    losses, alpha = torch._ctc_loss(log_probs, labels.targets, frames, lengths, labels.blank, True)
+    return log_probs, losses, alpha
+
+
+def aten_gradient(
+    log_probs: Tensor,  # [T, B, V]
+    losses: Tensor,  # [B]
+    alpha: Tensor,
+    labels: Labels,
+    weights: Tensor,  # [B], of each loss
+) -> Tensor:
+    """Of the weighted sum of losses for the logits; zero where a loss is inf.
 
     torch.ctc_loss, which calls this operator, either has a gradient of NaN there or a loss of 0.
     """
-    losses: Tensor = _AtenCtc.apply(logits, labels)  # type: ignore[no-untyped-call]
-    return losses
-
-
-class _AtenCtc(torch.autograd.Function):
-    """Without the backward pass of log_softmax: the operator's gradient is that for logits."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Labels) -> Tensor:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probs = logits.log_softmax(-1, dtype=dtype)
-        ctx.labels = (labels.targets, labels.frames.tolist(), labels.lengths.tolist())
-        ctx.blank, ctx.dtype = labels.blank, logits.dtype
-        arguments: Any = (log_probs, *ctx.labels, labels.blank, True)
-        losses, alpha = torch._ctc_loss(*arguments)
-        ctx.save_for_backward(log_probs, losses, alpha)
-        return losses
-
-    @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> tuple[Tensor, None]:
-        refuse_second_derivative("ctc_loss")
-        log_probs, losses, alpha = ctx.saved_tensors
-        for_logits: Tensor = torch.ops.aten._ctc_loss_backward(
-            gradients, log_probs, *ctx.labels, losses, alpha, ctx.blank, True
-        )
-        return for_logits.to(ctx.dtype), None
+    frames, lengths = labels.frames.tolist(), labels.lengths.tolist()
+    arguments = (log_probs, labels.targets, frames, lengths, losses, alpha, labels.blank, True)
+    gradient: Tensor = torch.ops.aten._ctc_loss_backward(weights, *arguments)
+    return gradient
 
 
 @dataclass(frozen=True)

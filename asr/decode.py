@@ -7,6 +7,7 @@ to a last unit that is held for several frames (see `BeamDecoder`).
 """
 
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,14 +164,18 @@ class BeamDecoder:
         self._search = LexiconDecoder(
             options, graph.trie, graph.language_model, self._hold, BLANK, -1, [], False
         )
+        # flashlight's decoder holds one search, and lets other threads run where a language model
+        # is in Python: two searches at once end in a segmentation fault.
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
-        """Decode a batch, one utterance after the other, on one core."""
+        """Decode a batch, one utterance after the other, on one core; threads take turns."""
         log_probs = (log_probs.float().cpu() - self._log_priors).log_softmax(-1)
-        return [
-            self._decode(utterance[:length])
-            for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
-        ]
+        with self._one_at_a_time:
+            return [
+                self._decode(utterance[:length])
+                for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
+            ]
 
     def _decode(self, log_probs: Tensor) -> Hypothesis:  # [T', V]
         if not len(log_probs):

@@ -1,6 +1,10 @@
 import gzip
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -254,6 +258,29 @@ def test_score_weighs_the_language_model_and_the_words(directory: Path) -> None:
         language = -0.4 + (-0.3 - 1.0)
         acoustic = log_probs.amax(-1).sum().item()
         assert score == pytest.approx(acoustic + lm_weight * language + word_score, abs=1e-4)
+
+
+def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two searches at once in one of flashlight's decoders end in a segmentation fault."""
+    tokenizer = PhonemeTokenizer(LEXICON)
+    decoder = build_decoder(BEAM, tokenizer, directory)
+    assert isinstance(decoder, BeamDecoder)
+    search = decoder._search
+    free = threading.Semaphore()
+
+    def alone(*arguments: int):
+        assert free.acquire(blocking=False)
+        time.sleep(0.01)  # lets another thread in
+        try:
+            return search.decode(*arguments)
+        finally:
+            free.release()
+
+    monkeypatch.setattr(decoder, "_search", SimpleNamespace(decode=alone))
+    log_probs = emissions(tokenizer, "K AE T")
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: decode(decoder, log_probs).words, range(8)))
+    assert found == [("CAT",)] * 8
 
 
 @pytest.mark.parametrize(

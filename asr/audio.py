@@ -5,6 +5,7 @@ goes through PyAV (FFmpeg). A file that ends before its own header, page flags o
 it should is an error, never a shorter waveform.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -94,7 +95,7 @@ def audio_info(path: str | Path) -> AudioInfo:
     path = Path(path)
     _check_regular(path)
     try:
-        info = soundfile.info(str(path))
+        info = soundfile.info(_name(path))
         return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
     except soundfile.LibsndfileError:
         pass
@@ -108,19 +109,28 @@ def audio_info(path: str | Path) -> AudioInfo:
 
 def _check_regular(path: Path) -> None:
     try:
+        if path.is_dir():
+            raise AudioError(f"{path}: a folder; give the files in it")
         size = path.stat().st_size
+        if not path.is_file():
+            raise AudioError(f"{path}: not a regular file; write what comes from it to one")
+        with path.open("rb"):  # FFmpeg would say that what may not be read is not audio
+            pass
     except (OSError, ValueError) as error:
         raise AudioError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not path.is_file():
-        raise AudioError(f"{path}: not a regular file")
     if size == 0:
         raise AudioError(f"{path}: empty file")
+
+
+def _name(path: Path) -> bytes:
+    """For libsndfile: names need not be UTF-8, and its "-" would be the standard input."""
+    return os.fsencode(path.absolute())
 
 
 def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
     """Mono blocks at the file's own rate: (`[n]` float32, Hz)."""
     try:
-        file = soundfile.SoundFile(str(path))
+        file = soundfile.SoundFile(_name(path))
     except soundfile.LibsndfileError:
         yield from _decode_av(path)
         return

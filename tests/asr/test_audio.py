@@ -1,5 +1,9 @@
+import errno
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -163,7 +167,10 @@ def test_blocks_are_small_and_joined_are_the_whole(
 
 def test_what_is_no_recording_is_named(tmp_path: Path) -> None:
     assert reason(tmp_path / "absent.wav") == "No such file or directory"
-    assert reason(tmp_path) == "not a regular file"
+    assert reason(tmp_path) == "a folder; give the files in it"
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    assert reason(pipe).startswith("not a regular file")
     empty = tmp_path / "empty.wav"
     empty.touch()
     assert reason(empty) == "empty file"
@@ -173,6 +180,31 @@ def test_what_is_no_recording_is_named(tmp_path: Path) -> None:
     silent = tmp_path / "no-samples.wav"
     soundfile.write(silent, np.zeros(0), RATE)
     assert reason(silent) == "holds no audio samples"
+
+
+def test_what_may_not_be_read_is_not_called_damaged(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shutil.copy(files["pcm.wav"], tmp_path / "locked.wav")
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # root may read anything
+
+        def refuse(self: Path, mode: str = "r") -> Any:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+        monkeypatch.setattr(Path, "open", refuse)
+    assert reason(path) == "Permission denied"
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.wav", b"-", b" \n.wav"])
+def test_any_name_is_read(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    path = Path(os.fsdecode(name))
+    shutil.copy(files["pcm.wav"], tmp_path / path)
+    monkeypatch.chdir(tmp_path)  # a bare "-" is the standard input to libsndfile
+    assert torch.equal(read_audio(path), read_audio(files["pcm.wav"]))
+    assert audio_info(path) == audio_info(files["pcm.wav"])
 
 
 def test_a_film_without_sound_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ of epoch e by planning the epoch again.
 """
 
 import csv
+import math
 import random
 import zlib
 from collections import deque
@@ -23,6 +24,10 @@ from asr.augment import augment_waveform
 from asr.config import AugmentConfig
 from asr.errors import DataError
 from asr.text import normalize
+
+# What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
+_NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
+_ROUNDING = 0.001  # seconds that a cut's duration and its recording's may differ
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ def read_manifest(path: Path) -> list[Utterance]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; make one with `asr prepare`")
-    utterances = _read_tsv(path) if path.suffix == ".tsv" else _read_cuts(path)
+    utterances = _read_tsv(path) if path.suffix.lower() == ".tsv" else _read_cuts(path)
     if not utterances:
         raise DataError(f"{path}: holds no utterance")
     return utterances
@@ -54,12 +59,15 @@ def _read_cuts(path: Path) -> list[Utterance]:
     from lhotse import CutSet
 
     try:
-        cuts = list(CutSet.from_file(path))
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(f"{path}: not a lhotse cut manifest: {error}") from None
+        cuts = list(CutSet.from_file(path) or ())  # None: a file without a line
+    except _NO_CUTS as error:
+        raise DataError(f"{path}: neither NAME.tsv nor a lhotse cut manifest: {error}") from None
     utterances = []
     for cut in cuts:
-        if len(cut.supervisions) != 1 or cut.start != 0:
+        whole = cut.start == 0 and math.isclose(
+            cut.duration, cut.recording.duration, abs_tol=_ROUNDING
+        )
+        if len(cut.supervisions) != 1 or not whole:
             raise DataError(f"{path}: cut {cut.id} must be one whole recording with one transcript")
         supervision = cut.supervisions[0]
         utterances.append(
@@ -75,8 +83,15 @@ def _read_cuts(path: Path) -> list[Utterance]:
 
 
 def _read_tsv(path: Path) -> list[Utterance]:
+    try:
+        return _read_rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected a tab-separated table in UTF-8, got {error}") from None
+
+
+def _read_rows(path: Path) -> list[Utterance]:
     utterances = []
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         columns = set(reader.fieldnames or ())
         if missing := {"path", "transcript"} - columns:

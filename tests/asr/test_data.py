@@ -1,4 +1,5 @@
 import gzip
+import random
 from collections import Counter
 
 import numpy as np
@@ -7,6 +8,7 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from asr.audio import read_audio
 from asr.config import AugmentConfig
@@ -105,19 +107,41 @@ def test_tsv(tmp_path):
     ]
 
 
+def test_a_table_of_a_spreadsheet(tmp_path):
+    """With a byte order mark, carriage returns, and its suffix in capitals."""
+    path = tmp_path / "set.TSV"
+    path.write_bytes("\ufeffpath\ttranscript\r\na.wav\tA\r\n".encode())
+    assert [(u.id, u.text) for u in read_manifest(path)] == [("a.wav", "A")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("file\ttext\n", "lacks path, transcript"),
         ("path\ttranscript\n", "no utterance"),
         ("path\ttranscript\tseconds\na.wav\tA\tlong\n", ":2: expected seconds as a number"),
+        ("path\ttranscript\na.wav\tcaf\xe9\n", "table in UTF-8, got"),
+        ("path\ttranscript\na.wav\t" + 200_000 * "A", "tab-separated table"),
     ],
+    ids=range(5),
 )
 def test_bad_tsv(tmp_path, text, message):
     path = tmp_path / "set.tsv"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=message):
         read_manifest(path)
+
+
+def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):
+    """Only whole files are read: a cut's times would be passed over in silence."""
+    recording = Recording.from_file(utterances[0].audio)
+    path = tmp_path / "cuts.jsonl"
+    for start, duration in ((0.0, recording.duration / 2), (0.1, recording.duration - 0.1)):
+        supervision = SupervisionSegment("a", recording.id, 0.0, duration, text="A")
+        cut = MonoCut("a", start, duration, 0, [supervision], recording=recording)
+        CutSet.from_cuts([cut]).to_file(path)
+        with pytest.raises(DataError, match="must be one whole recording"):
+            read_manifest(path)
 
 
 def test_not_a_manifest(tmp_path):
@@ -125,9 +149,17 @@ def test_not_a_manifest(tmp_path):
     with pytest.raises(DataError, match="asr prepare"):
         read_manifest(path)
     path.write_bytes(b"not gzip")
-    with pytest.raises(DataError, match="not a lhotse"):
+    with pytest.raises(DataError, match=r"neither NAME\.tsv nor a lhotse"):
+        read_manifest(path)
+    path.write_bytes(
+        gzip.compress(random.Random(0).randbytes(999).hex().encode())[:500]
+    )  # a copy that broke off
+    with pytest.raises(DataError, match="end-of-stream"):
+        read_manifest(path)
+    path.write_bytes(gzip.compress(b""))
+    with pytest.raises(DataError, match="holds no utterance"):
         read_manifest(path)
     with gzip.open(path, "wt") as file:
         file.write('{"a": 1}\n')
-    with pytest.raises(DataError, match="not a lhotse"):
+    with pytest.raises(DataError, match=r"neither NAME\.tsv nor a lhotse"):
         read_manifest(path)

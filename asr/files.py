@@ -5,16 +5,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; on success it becomes `path`, on error it goes."""
+    """Give a temporary name beside `path`; on success it becomes `path`, on error it goes.
+
+    Raises:
+        OSError: `path` cannot be written; it is named, not the temporary file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         partial.chmod(0o644)  # safetensors makes files that only their owner can read
         partial.replace(path)
+    except SafetensorError as error:  # safetensors' way to say that the disk is full
+        raise OSError(f"{path}: cannot be written: {error}") from None
+    except OSError as error:
+        if error.filename == str(partial):
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -103,6 +103,8 @@ def test_a_text_is_words_or_a_file(tmp_path: Path) -> None:
     assert read_text(str(spaced)) == "THE OLD TREE AND TOLD"
     with pytest.raises(DataError, match=r"absent\.txt: cannot read the text: No such file"):
         read_text(str(tmp_path / "absent.txt"))
+    with pytest.raises(DataError, match=r"my absent\.txt"):
+        read_text("my absent.txt")
     with pytest.raises(DataError, match="expected a text to align"):
         read_text("...")
 

@@ -4,8 +4,11 @@ Random numbers have none: each is drawn from a generator seeded by its place in 
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -71,30 +74,54 @@ def save_checkpoint(
         save_file(tensors, partial, metadata)
 
 
-def load_checkpoint(
-    path: Path, config: Config, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> TrainingState:
-    """Restore what `save_checkpoint` wrote.
+def check_recipe(path: Path, config: Config) -> None:
+    """Refuse a checkpoint of another recipe than `config`; only the number of epochs may differ.
 
     Raises:
-        ModelError: the file is damaged, or was made under another recipe.
+        ModelError: the recipe is another one, and where; or the file is damaged.
     """
+    with _opened(path) as file:
+        theirs = _settings(read_config(file.metadata()["config"], str(path)))
+    ours = _settings(config)
+    changed = [key for key in ours if ours[key] != theirs[key] and key != "train.epochs"]
+    if changed:
+        raise ModelError(
+            f"{path}: was made under another recipe, with other {', '.join(changed)}; train into "
+            "a new folder, or start from its weights with --init"
+        )
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Values of a recipe by TABLE.KEY."""
+    tables = config.model_dump()
+    name = tables.pop("name")
+    return {"name": name} | {
+        f"{table}.{key}": value for table, values in tables.items() for key, value in values.items()
+    }
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        values = json.loads(metadata[_STATE])
-        values["history"] = [EpochScore(**score) for score in values["history"]]
-        state = TrainingState(**values)
+            yield file
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a checkpoint of a training: {error}") from None
-    theirs = read_config(metadata["config"], str(path))
-    epochs = {"epochs": config.train.epochs}  # a training may be made longer
-    if theirs.model_copy(update={"train": theirs.train.model_copy(update=epochs)}) != config:
-        raise ModelError(
-            f"{path}: was made under another recipe; train into a new folder, or start from its "
-            "weights with --init"
-        )
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> TrainingState:
+    """Restore what `save_checkpoint` wrote under the same recipe.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    with _opened(path) as file:
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        values = json.loads(file.metadata()[_STATE])
+        values["history"] = [EpochScore(**score) for score in values["history"]]
+        state = TrainingState(**values)
     moments: dict[int, dict[str, Tensor]] = {}
     weights = {}
     for name, tensor in tensors.items():

@@ -16,22 +16,27 @@ from torch import Tensor, nn
 import kernels
 from asr.augment import mask_features
 from asr.averaging import BestEpochs
-from asr.checkpoint import EpochScore, TrainingState, load_checkpoint, save_checkpoint
+from asr.checkpoint import (
+    EpochScore,
+    TrainingState,
+    check_recipe,
+    load_checkpoint,
+    save_checkpoint,
+)
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
-from asr.decode import greedy_decode
 from asr.errors import ConfigError, DataError
 from asr.features import FilterBank
 from asr.files import write_text
 from asr.flat_start import flat_start_loss
 from asr.interrupt import Interrupt
-from asr.metrics import error_rate
 from asr.model import AcousticModel
 from asr.model_dir import load_model_dir, load_weights, save_model_dir
 from asr.optimizer import build_optimizer, learning_rate
 from asr.select import Corpus, select
 from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from asr.train_log import TrainingLog
+from asr.validate import validate
 
 _CMVN_SECONDS = 3600.0  # of training speech that the normalisation is estimated on
 _LOG_STEPS = 20
@@ -61,6 +66,8 @@ class Trainer:
         valid_set = [u for name in config.data.valid for u in _manifest(data, name)]
         if not train_set or not valid_set:
             raise DataError("the recipe's [data] must name manifests for train and valid")
+        if self.checkpoint.exists():
+            check_recipe(self.checkpoint, config)
         self.tokenizer = self._tokenizer(train_set, init)
         torch.manual_seed(self.settings.seed)
         self.filter_bank = FilterBank(config.features).to(device)
@@ -88,7 +95,7 @@ class Trainer:
         self.best = BestEpochs(out / "epochs", self.settings.average_best)
         self._waited = self._heard = self._since = 0.0
         if self.checkpoint.exists():
-            self.state = load_checkpoint(self.checkpoint, config, self.model, self.optimizer)
+            self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer)
         elif init is None:
             self._estimate_cmvn()
 
@@ -277,10 +284,10 @@ class Trainer:
         else:
             self.state.skipped += 1
             reason = "loss or gradient is not finite"
-            self.log.say(f"step {self.state.step}: {reason}, skipped: {batch.ids}")
+            self.log.say(f"step {self.state.step + 1}: {reason}, skipped: {', '.join(batch.ids)}")
         if self.state.step % _LOG_STEPS == 0:
             self.log.record(
-                step=self.state.step,
+                step=self.state.step + 1,  # this one counted: `rewind` drops it where it is not
                 loss=value / len(batch.targets),
                 learning_rate=rate,
                 gradient_norm=float(norm),
@@ -318,40 +325,9 @@ class Trainer:
             f"waiting for data {self._waited / elapsed:.1%}  {remaining / 60:.0f} min left",
         )
 
-    @torch.inference_mode()
-    def validate(self) -> tuple[float, float]:
-        """Loss per unit and error rate on the validation set."""
-        self.model.eval()
-        self.filter_bank.eval()
-        order = sorted(
-            range(len(self.valid_set.utterances)),
-            key=lambda i: self.valid_set.utterances[i].seconds,
-        )
-        plan = [[Entry(i, 1.0) for i in order[k : k + 16]] for k in range(0, len(order), 16)]
-        total, units = 0.0, 0
-        references: list[list[str]] = []
-        hypotheses: list[list[str]] = []
-        for batch in self.valid_loader.batches(plan):
-            lengths = batch.lengths.to(self.device)
-            log_probs, frames = self.model(
-                *self.filter_bank(batch.waveforms.to(self.device), lengths)
-            )
-            labels = (batch.targets, frames, batch.target_lengths)
-            # Its log-softmax leaves log-probabilities as they are.
-            total += float(kernels.ctc_loss(log_probs.transpose(0, 1), *labels, reduction="sum"))
-            units += len(batch.targets)
-            for target, spans in zip(
-                batch.targets.split(batch.target_lengths.tolist()),
-                greedy_decode(log_probs, frames),
-                strict=True,
-            ):
-                references.append(self.tokenizer.decode(target.tolist()).split())
-                hypotheses.append(self.tokenizer.decode([span[0] for span in spans]).split())
-        return total / units, error_rate(references, hypotheses).rate
-
     def _finish_epoch(self) -> None:
         state = self.state
-        loss, rate = self.validate()
+        loss, rate = validate(self.model, self.filter_bank, self.tokenizer, self.valid_loader)
         score = EpochScore(
             state.epoch,
             state.step,
@@ -389,7 +365,7 @@ class Trainer:
         best = self.best.rank(history)
         if best:
             self.model.load_state_dict(self.best.average(history))
-        loss, rate = self.validate()
+        loss, rate = validate(self.model, self.filter_bank, self.tokenizer, self.valid_loader)
         self.log.say(
             f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"
         )

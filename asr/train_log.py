@@ -18,12 +18,12 @@ _LINE_SECONDS = 60.0  # between progress lines where there is no terminal
 class TrainingLog:
     """A live line on a terminal, a plain line a minute elsewhere, and records in files."""
 
-    def __init__(self, out: Path, metric: str, tensorboard: bool = True) -> None:
+    def __init__(self, out: Path, metric: str) -> None:
         self.out = out
         self.metric = metric
         self.console = Console(stderr=True, highlight=False)
         self._records = out / "log.jsonl"
-        self._writer: Any = _tensorboard(out / "tensorboard") if tensorboard else None
+        self._writer: Any = None
         self._progress = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
@@ -51,12 +51,13 @@ class TrainingLog:
             self._writer.close()
 
     def rewind(self, step: int) -> None:
-        """Drop the records of steps that a resumed training takes again."""
+        """Keep the records of the first `step` steps: a resumed training takes the others again."""
         if self._records.exists():
             lines = self._records.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]  # a kill may halve the last
             kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
             write_text(self._records, "".join(kept))
+        self._writer = _tensorboard(self.out / "tensorboard", step)
 
     def say(self, text: str) -> None:
         """One line for the person at the terminal."""
@@ -90,23 +91,24 @@ class TrainingLog:
         epochs = [score.epoch for score in history]
         figure = Figure(figsize=(7, 4), layout="constrained")
         loss = figure.add_subplot()
-        loss.plot(epochs, [score.train_loss for score in history], "C0--", label="training loss")
-        loss.plot(epochs, [score.valid_loss for score in history], "C0-", label="validation loss")
+        # With points, so that the first epoch alone is seen.
+        loss.plot(epochs, [score.train_loss for score in history], "C0.--", label="training loss")
+        loss.plot(epochs, [score.valid_loss for score in history], "C0.-", label="validation loss")
         loss.set(xlabel="epoch", ylabel="CTC loss per unit", ylim=(0, None))
         loss.xaxis.set_major_locator(MaxNLocator(integer=True))
         rate = loss.twinx()
         percent = [100 * score.error_rate for score in history]
-        rate.plot(epochs, percent, "C1-", label=f"validation {self.metric}")
-        rate.set(ylabel=f"{self.metric} (%)", ylim=(0, 100))
+        rate.plot(epochs, percent, "C1.-", label=f"validation {self.metric}")
+        rate.set(ylabel=f"{self.metric} (%)", ylim=(0, 1.05 * max(100, *percent)))
         figure.legend(loc="outside upper center", ncols=3, frameon=False)
         with replacing(self.out / "loss.png") as partial:
             figure.savefig(partial, format="png", dpi=120)
 
 
-def _tensorboard(folder: Path) -> Any:
-    """A TensorBoard writer, or None where tensorboard is not installed."""
+def _tensorboard(folder: Path, step: int) -> Any:
+    """A TensorBoard writer after `step` steps, or None where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(folder)
+    return SummaryWriter(folder, purge_step=step + 1)

@@ -14,8 +14,12 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import asr.checkpoint
+import asr.train
 from asr.checkpoint import EpochScore
 from asr.config import Config, parse_config
 from asr.data import Entry
@@ -120,11 +124,29 @@ def test_resuming_between_any_steps_changes_nothing(data, tmp_path):
     moments = load_file(tmp_path / "whole" / "checkpoint.safetensors")
     resumed = load_file(tmp_path / "parts" / "checkpoint.safetensors")
     assert all(torch.equal(value, resumed[name]) for name, value in moments.items())
-    steps = [
-        [json.loads(line)["step"] for line in (tmp_path / name / "log.jsonl").open()]
-        for name in ("whole", "parts")
-    ]
-    assert steps[0] == steps[1]
+    assert _steps(tmp_path / "whole") == _steps(tmp_path / "parts")
+
+
+def _steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "log.jsonl").open()]
+
+
+def test_records_of_steps_that_are_taken_again_come_once(data, tmp_path, monkeypatch):
+    """Killed between checkpoints, and in the very epoch that a checkpoint ended."""
+    monkeypatch.setattr(asr.train, "_LOG_STEPS", 1)
+    recipe = _recipe(epochs=3)
+    Trainer(recipe, data, tmp_path / "whole").run()
+    trainer = Trainer(recipe, data, tmp_path / "killed")
+    trainer.run(len(trainer._plan()))  # an epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", lambda self: None)
+        trainer = Trainer(recipe, data, tmp_path / "killed")
+        trainer.run(len(trainer._plan()))
+    Trainer(recipe, data, tmp_path / "killed").run()
+    steps = _steps(tmp_path / "whole")
+    assert _steps(tmp_path / "killed") == steps
+    events = EventAccumulator(str(tmp_path / "killed" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == list(dict.fromkeys(steps))
 
 
 @pytest.mark.slow
@@ -278,8 +300,23 @@ def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
 
 def test_another_recipe_does_not_resume(data, tmp_path):
     train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
-    with pytest.raises(ModelError, match="another recipe"):
-        train(_recipe(epochs=1, learning_rate=1e-9), data, tmp_path, device="cpu")
+    for key, value in {"model": {"num_layers": 9}, "units": {"kind": "subword"}}.items():
+        (setting,) = value
+        with pytest.raises(ModelError, match=f"another recipe, with other {key}.{setting};"):
+            train(parse_config(RECIPE | {key: RECIPE[key] | value}, ""), data, tmp_path)
+    with pytest.raises(ModelError, match=r"with other train\.seed, train\.learning_rate;"):
+        train(_recipe(epochs=1, learning_rate=1e-9, seed=9), data, tmp_path, device="cpu")
+
+
+def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"a part")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(asr.checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"checkpoint\.safetensors: .* No space left on device"):
+        train(_recipe(epochs=1), data, tmp_path, device="cpu")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_training_can_be_made_longer(data, tmp_path):

@@ -1,4 +1,5 @@
 import gzip
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -258,6 +259,18 @@ def test_score_weighs_the_language_model_and_the_words(directory: Path) -> None:
         language = -0.4 + (-0.3 - 1.0)
         acoustic = log_probs.amax(-1).sum().item()
         assert score == pytest.approx(acoustic + lm_weight * language + word_score, abs=1e-4)
+
+
+def test_paths_of_the_same_words_add_up(directory: Path) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    log_probs = emissions(tokenizer, "S S IY", sure=1 - 1e-6)
+    unit = tokenizer.units.index("S")
+    log_probs[0, 1] = -30.0
+    log_probs[0, 1, [0, unit]] = math.log(0.5)  # S is held, or over
+    config = BEAM.model_copy(update={"lm_weight": 0.0, "word_score": 0.0})
+    score = decode(build_decoder(config, tokenizer, directory), log_probs).score
+    one = log_probs.amax(-1).sum().item()
+    assert score == pytest.approx(one + math.log(2), abs=1e-5)
 
 
 def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import triton.language as tl
 
 from kernels.backends.triton.sync import filled, integers
 from kernels.backends.triton.tiles import (
+    all_tiles,
     frame_of,
     gate_count,
     load_peepholes,
-    load_rows,
     received_product,
+    row_tile,
     share,
+    streamed_product,
     tanh,
 )
 
@@ -66,6 +68,7 @@ def backward_kernel(
     PEEPHOLE: tl.constexpr,
     DROP: tl.constexpr,
     RAW: tl.constexpr,
+    KEEP: tl.constexpr,  # the weights on chip from step to step; off: a launch is one step
     POLL: tl.constexpr,
 ):
     """One program of the grid (slices * groups, directions)."""
@@ -77,9 +80,9 @@ def backward_kernel(
     direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
     length = tl.load(lengths + rows, mask=rows < B, other=0)
     w_hh += direction * (GATES * H * H)
-    # GRU: the parts that are handed over are n, r, z, the rows of W_hh r, z, n.
-    TURN: tl.constexpr = 2 if CELL == "gru" else 0
-    weights = load_rows(w_hh, units, H, GATES, DEPTH, TURN, BLOCK_K)
+    weights = ()
+    if KEEP:
+        weights = all_tiles(row_tile, w_hh, units, CELL, H, BLOCK_H, BLOCK_K)
 
     state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
     inside = (rows < B)[:, None] & (units < H)[None, :]
@@ -96,9 +99,11 @@ def backward_kernel(
     parts = tl.arange(0, DEPTH)[:, None, None]
     columns = tl.arange(0, BLOCK_K)[None, None, :]
     handed = integers(dgates + direction * (PARTS * H))
-    longest = tl.minimum(last_step, tl.max(length, axis=0))
-    for back in range(first_step, longest):
-        step = longest - 1 - (back - first_step)
+    steps = 1  # of a constant number of one the compiler makes no loop
+    if KEEP:
+        steps = tl.minimum(last_step, tl.max(length, axis=0)) - first_step
+    for done in range(0, steps):
+        step = first_step + steps - 1 - done
         active = step < length
         here = active[:, None] & (units < H)[None, :]
         row = frame_of(step, length, direction).to(tl.int64) * B + rows
@@ -111,21 +116,42 @@ def backward_kernel(
 
         later = step + 1 < length  # of these rows the step after this one is done
         after = (frame_of(step + 1, length, direction).to(tl.int64) * B + rows) * (N * PARTS * H)
-        products, limit = received_product(
-            handed,
-            after[None, :, None] + parts * H,
-            later[None, :, None] & (parts < GATES),
-            columns,
-            weights,
-            limit,
-            DTYPE,
-            DOT,
-            PRECISION,
-            H,
-            BLOCK_K,
-            AHEAD,
-            POLL,
-        )
+        from_rows = after[None, :, None] + parts * H
+        rows_ok = later[None, :, None] & (parts < GATES)
+        if KEEP:
+            products, limit = received_product(
+                handed,
+                from_rows,
+                rows_ok,
+                columns,
+                weights,
+                limit,
+                DTYPE,
+                DOT,
+                PRECISION,
+                H,
+                BLOCK_K,
+                AHEAD,
+                POLL,
+            )
+        else:
+            products = streamed_product(
+                tl.zeros([DEPTH, BLOCK_B, BLOCK_H], tl.float32),
+                handed,
+                from_rows,
+                rows_ok,
+                columns,
+                row_tile,
+                w_hh,
+                units,
+                CELL,
+                DTYPE,
+                DOT,
+                PRECISION,
+                H,
+                BLOCK_H,
+                BLOCK_K,
+            )
         dh_seen = tl.sum(products, axis=0)
         if DROP:
             dh_seen *= kept

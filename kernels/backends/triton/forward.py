@@ -3,8 +3,10 @@
 A program owns BLOCK_H hidden units of one direction for BLOCK_B utterances. Its slice of W_hh
 stays on chip and its states in registers from the first step to the last; h[t] reaches the other
 programs through the output `y` itself, see `sync`; with recurrent dropout, where they need
-mask * h, through a second buffer. Utterances of different groups never wait for each other. With
-POLL off nothing waits: then a launch is one step, for grids that cannot be resident.
+mask * h, through a second buffer. Utterances of different groups never wait for each other.
+
+With KEEP off a launch is one step, nothing waits, and the weights stream through: for grids that
+cannot be resident, and for weights that do not fit.
 
 At step s the forward direction stands at frame s of each utterance, the reverse one at frame
 length - 1 - s. Past its end a state stays what it was, and nothing is stored.
@@ -15,13 +17,15 @@ import triton.language as tl
 
 from kernels.backends.triton.sync import filled, integers
 from kernels.backends.triton.tiles import (
+    all_tiles,
+    column_tile,
     frame_of,
     gate_count,
-    load_columns,
     load_peepholes,
     received_product,
     share,
     split_gates,
+    streamed_product,
     tanh,
 )
 
@@ -59,6 +63,7 @@ def forward_kernel(
     DROP: tl.constexpr,
     SAVE_GATES: tl.constexpr,
     SAVE_STATE: tl.constexpr,
+    KEEP: tl.constexpr,  # the weights on chip from step to step; off: a launch is one step
     POLL: tl.constexpr,
 ):
     """One program of the grid (slices * groups, directions)."""
@@ -69,7 +74,9 @@ def forward_kernel(
     direction, rows, units = share(B, first_group, H, BLOCK_B, BLOCK_H)
     length = tl.load(lengths + rows, mask=rows < B, other=0)
     w_hh += direction * (GATES * H * H)
-    weights = load_columns(w_hh, tl.min(units, axis=0), H, GATES, WIDTH, BLOCK_H, BLOCK_K)
+    weights = ()
+    if KEEP:
+        weights = all_tiles(column_tile, w_hh, units, CELL, H, BLOCK_H, BLOCK_K)
 
     state = (direction * B + rows)[:, None].to(tl.int64) * H + units[None, :]
     inside = (rows < B)[:, None] & (units < H)[None, :]
@@ -88,7 +95,11 @@ def forward_kernel(
     initial = integers(h_0 + direction * B.to(tl.int64) * H)
     output = integers(handed + direction * H)
     columns = tl.arange(0, BLOCK_K)[None, :]
-    for step in range(first_step, tl.minimum(last_step, tl.max(length, axis=0))):
+    steps = 1  # of a constant number of one the compiler makes no loop
+    if KEEP:
+        steps = tl.minimum(last_step, tl.max(length, axis=0)) - first_step
+    for done in range(0, steps):
+        step = first_step + done
         active = step < length
         here = active[:, None] & (units < H)[None, :]
         row = frame_of(step, length, direction).to(tl.int64) * B + rows  # [BLOCK_B], of [T * B]
@@ -100,21 +111,42 @@ def forward_kernel(
         before = (frame_of(step - 1, length, direction).to(tl.int64) * B + rows) * (N * H)
         source = tl.where(step == 0, initial, output)
         before = tl.where(step == 0, rows.to(tl.int64) * H, before)
-        products, limit = received_product(
-            source,
-            before[:, None],
-            active[:, None],
-            columns,
-            weights,
-            limit,
-            DTYPE,
-            DOT,
-            PRECISION,
-            H,
-            BLOCK_K,
-            AHEAD,
-            POLL,
-        )
+        from_rows = before[:, None]
+        rows_ok = active[:, None]
+        if KEEP:
+            products, limit = received_product(
+                source,
+                from_rows,
+                rows_ok,
+                columns,
+                weights,
+                limit,
+                DTYPE,
+                DOT,
+                PRECISION,
+                H,
+                BLOCK_K,
+                AHEAD,
+                POLL,
+            )
+        else:
+            products = streamed_product(
+                tl.zeros([BLOCK_B, WIDTH * BLOCK_H], tl.float32),
+                source,
+                from_rows,
+                rows_ok,
+                columns,
+                column_tile,
+                w_hh,
+                units,
+                CELL,
+                DTYPE,
+                DOT,
+                PRECISION,
+                H,
+                BLOCK_H,
+                BLOCK_K,
+            )
 
         at_unit = (row * N + direction)[:, None] * H + units[None, :]
         if LSTM:

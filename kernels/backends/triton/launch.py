@@ -102,6 +102,7 @@ def run(
         "BLOCK_H": layout.block_h,
         "BLOCK_K": layout.block_k,
         "AHEAD": layout.ahead,
+        "KEEP": plan.persistent,
         "POLL": plan.persistent and plan.waits,
         "num_warps": layout.num_warps,
         "num_stages": 1,

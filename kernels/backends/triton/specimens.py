@@ -29,6 +29,7 @@ def problems() -> Iterator[Problem]:
             yield Problem(pass_, cell, 32, 512, 2, "float16")
             yield Problem(pass_, cell, 32, 320, 2, "float32")
         yield Problem(pass_, "lstm", 3, 100, 1, "bfloat16")
+        yield Problem(pass_, "lstm", 2, 1100, 2, "float32")  # too wide for any shared memory
 
 
 #: Peepholes and recurrent dropout, by name.
@@ -73,6 +74,7 @@ def _specimen(
         "AHEAD": layout.ahead,
         "DOT": DTYPES[problem.dtype],
         "PRECISION": precision,
+        "KEEP": plan.persistent,
         "POLL": plan.persistent,
         **VARIANTS[variant],
     }

@@ -47,33 +47,33 @@ def frame_of(step, length, direction):
 
 
 @triton.jit
-def load_columns(
+def column_tile(
     w_hh,  # of one direction: [G*H, H]
-    first_unit,
+    units,  # [BLOCK_H]
+    chunk,
+    CELL: tl.constexpr,
     H: tl.constexpr,
-    GATES: tl.constexpr,
-    WIDTH: tl.constexpr,  # gates side by side: 1, or 4 of which GATES are there
     BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Tiles [BLOCK_K, WIDTH * BLOCK_H] of W_hh^T for the forward recurrence, chunk after chunk.
+    """A tile [BLOCK_K, WIDTH * BLOCK_H] of W_hh^T for the forward recurrence.
 
-    Column (half, unit, bit) belongs to gate 2 * half + bit: with four warps all gates of a unit
-    then come out in one thread, see `split_gates`.
+    WIDTH gates are side by side: 1, or 4 of which all but one may be there. Column
+    (half, unit, bit) belongs to gate 2 * half + bit: with four warps all gates of a unit then come
+    out in one thread, see `split_gates`.
     """
+    GATES: tl.constexpr = gate_count(CELL)
+    WIDTH: tl.constexpr = 1 if GATES == 1 else 4
     column = tl.arange(0, WIDTH * BLOCK_H)
-    unit = first_unit + column
+    unit = tl.min(units, axis=0) + column
     gate = column * 0
     if WIDTH == 4:
-        unit = first_unit + (column // 2) % BLOCK_H
+        unit = tl.min(units, axis=0) + (column // 2) % BLOCK_H
         gate = 2 * (column // (2 * BLOCK_H)) + column % 2
-    weights = ()
-    for chunk in tl.static_range((H + BLOCK_K - 1) // BLOCK_K):
-        k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
-        inside = (k < H)[:, None] & ((unit < H) & (gate < GATES))[None, :]
-        offsets = (gate * H + unit)[None, :] * H + k[:, None]
-        weights = weights + (tl.load(w_hh + offsets, mask=inside, other=0.0),)
-    return weights
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = (k < H)[:, None] & ((unit < H) & (gate < GATES))[None, :]
+    offsets = (gate * H + unit)[None, :] * H + k[:, None]
+    return tl.load(w_hh + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -87,28 +87,46 @@ def split_gates(products, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
 
 
 @triton.jit
-def load_rows(
+def row_tile(
     w_hh,  # of one direction: [G*H, H]
     units,  # [BLOCK_H]
+    chunk,
+    CELL: tl.constexpr,
     H: tl.constexpr,
-    GATES: tl.constexpr,
-    DEPTH: tl.constexpr,  # gates in a stack: 1, or 4 of which GATES are there
-    TURN: tl.constexpr,  # the gate on top of the stack
+    BLOCK_H: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Tiles [DEPTH, BLOCK_K, BLOCK_H] of W_hh for the backward recurrence, chunk after chunk.
+    """A tile [DEPTH, BLOCK_K, BLOCK_H] of W_hh for the backward recurrence.
 
-    The products of a stack are done side by side, by different warps, and then added.
+    DEPTH gates are in a stack: 1, or 4 of which all but one may be there. Their products are done
+    side by side, by different warps, and then added. A GRU hands over n, r, z, while the rows of
+    W_hh are r, z, n.
     """
+    GATES: tl.constexpr = gate_count(CELL)
+    DEPTH: tl.constexpr = 1 if GATES == 1 else 4
     level = tl.arange(0, DEPTH)[:, None, None]
-    gate = (level + TURN) % GATES
-    weights = ()
+    gate = (level + (2 if CELL == "gru" else 0)) % GATES
+    k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
+    inside = (k < H) & (level < GATES) & (units < H)[None, None, :]
+    offsets = (gate * H + k) * H + units[None, None, :]
+    return tl.load(w_hh + offsets, mask=inside, other=0.0)
+
+
+@triton.jit
+def all_tiles(
+    TILE: tl.constexpr,  # column_tile or row_tile, as what follows is theirs
+    w_hh,
+    units,
+    CELL: tl.constexpr,
+    H: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """The tiles of a program, chunk after chunk, to be kept on chip."""
+    tiles = ()
     for chunk in tl.static_range((H + BLOCK_K - 1) // BLOCK_K):
-        k = chunk * BLOCK_K + tl.arange(0, BLOCK_K)[None, :, None]
-        inside = (k < H) & (level < GATES) & (units < H)[None, None, :]
-        offsets = (gate * H + k) * H + units[None, None, :]
-        weights = weights + (tl.load(w_hh + offsets, mask=inside, other=0.0),)
-    return weights
+        tiles = tiles + (TILE(w_hh, units, chunk, CELL, H, BLOCK_H, BLOCK_K),)
+    return tiles
 
 
 @triton.jit
@@ -150,3 +168,30 @@ def received_product(
         else:
             total = tl.dot(tile, weights[n].to(DOT), total, input_precision=PRECISION)
     return total, limit
+
+
+@triton.jit
+def streamed_product(
+    total,  # zeros, float32
+    source,  # as for `received_product`; of a launch before
+    rows,
+    rows_ok,
+    columns,
+    TILE: tl.constexpr,  # column_tile or row_tile, as the two that follow are theirs
+    w_hh,
+    units,
+    CELL: tl.constexpr,
+    DTYPE: tl.constexpr,
+    DOT: tl.constexpr,
+    PRECISION: tl.constexpr,
+    H: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """As `received_product` where all is there, with weights that need not fit on chip."""
+    for chunk in range((H + BLOCK_K - 1) // BLOCK_K):
+        k = chunk * BLOCK_K + columns
+        tile = peek(source + rows + k, rows_ok & (k < H)).to(DTYPE, bitcast=True).to(DOT)
+        weights = TILE(w_hh, units, chunk, CELL, H, BLOCK_H, BLOCK_K).to(DOT)
+        total = tl.dot(tile, weights, total, input_precision=PRECISION)
+    return total

@@ -1,8 +1,23 @@
-"""What tests of GPUs need, and why they are skipped where it is not there."""
+"""What tests of GPUs need, why they are skipped where it is not there, and how they end."""
 
+import faulthandler
 import os
+from collections.abc import Iterator
 
 import pytest
+
+SECONDS = 100  # most of a minute of which may go into compiling
+
+
+@pytest.fixture(autouse=True)
+def _watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A hung card cannot be interrupted: end the process, and with it what runs there."""
+    on_gpu = request.node.get_closest_marker("gpu")
+    if on_gpu:
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+    yield
+    if on_gpu:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _missing() -> str | None:

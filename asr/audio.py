@@ -263,11 +263,22 @@ def _checked(path: Path, blocks: Iterator[tuple[Tensor, int]]) -> Iterator[tuple
     for block, rate in blocks:
         if rate not in _RATES:
             raise AudioError(f"{path}: damaged: a sample rate of {rate} Hz")
-        low, high = block.aminmax()
-        peak = max(-float(low), float(high))
-        if not peak <= _PEAK:  # true for NaN as well
-            raise AudioError(f"{path}: samples reach {peak:g}, expected finite numbers in [-1, 1]")
+        check_level(path, block)
         yield block, rate
+
+
+def check_level(source: object, samples: Tensor) -> None:
+    """Refuse samples [n] that are no sound with a full scale of 1; `source` is their name.
+
+    Raises:
+        AudioError: NaN, infinite, or far above 1, as whole numbers are that were not scaled.
+    """
+    if not len(samples):
+        return
+    low, high = samples.aminmax()
+    peak = max(-float(low), float(high))
+    if not peak <= _PEAK:  # true for NaN as well
+        raise AudioError(f"{source}: samples reach {peak:g}, expected finite numbers in [-1, 1]")
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,8 @@
 """The command line. Commands import what they need when they run, so that help is instant."""
 
+import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -154,7 +156,7 @@ def train(
         load_config(recipe),
         data,
         out,
-        device=_device(device),
+        device=device,
         epochs=epochs,
         max_steps=max_steps,
         init=init,
@@ -188,9 +190,9 @@ def evaluate(
     decoder = None if isinstance(recognizer.decoder, GreedyDecoder) else recognizer.decoder
     with _progress("evaluate", len(utterances)) as on_progress:
         result = evaluate(recognizer.packaged, utterances, decoder, on_progress=on_progress)
+    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if out is not None:
         result.write_rows(out)
-    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     for reason in result.failures.values():
         _complain(reason)
     if result.failures:
@@ -261,19 +263,20 @@ def align(
 ) -> None:
     """Print when the words and phones of a known text are said."""
     from asr.align import align, read_text
+    from asr.device import choose_device
     from asr.model_dir import load_model_dir
 
     words = read_text(text)
-    packaged = load_model_dir(model, _device(device))
+    packaged = load_model_dir(model, choose_device(device))
     aligned = align(packaged, audio, words)
-    if picture is not None:
-        from asr.picture import draw
-
-        draw(aligned, packaged.tokenizer.units, picture)
     if output is AlignFormat.json:
         typer.echo(json.dumps(aligned.to_dict(), ensure_ascii=False))
     else:
         typer.echo(aligned.to_textgrid(), nl=False)
+    if picture is not None:
+        from asr.picture import draw
+
+        draw(aligned, packaged.tokenizer.units, picture)
 
 
 @app.command("tune-lm")
@@ -287,11 +290,12 @@ def tune_lm(
 ) -> None:
     """Pick the weights of language model and word score on development sets."""
     from asr.data import read_manifest
+    from asr.device import choose_device
     from asr.model_dir import load_model_dir
     from asr.tune import save_weights, tune_lm
 
     utterances = [utterance for path in data for utterance in read_manifest(path)]
-    packaged = load_model_dir(model, _device(device))
+    packaged = load_model_dir(model, choose_device(device))
     with _progress("tune", None) as on_progress:
         tuning = tune_lm(packaged, utterances, language_model=lm, on_progress=on_progress)
     save_weights(packaged, tuning.best)
@@ -334,23 +338,13 @@ def bench(
 ) -> None:
     """Measure speed, memory and start-up time."""
     from asr.bench import bench
+    from asr.device import choose_device
     from asr.files import write_text
 
-    report = bench(model, files or (), _device(device), long_seconds=long_seconds)
+    report = bench(model, files or (), choose_device(device), long_seconds=long_seconds)
     typer.echo(report.summary())
     if out is not None:
         write_text(out, report.to_json() + "\n")
-
-
-def _device(name: str | None) -> str:
-    """`name` if it can be used here; without a name, a GPU where there is one."""
-    import torch
-
-    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    usable = [*(["cuda", *gpus] if gpus else []), "cpu"]
-    if name is not None and name not in usable:
-        raise ConfigError(f"--device: expected {' or '.join(usable)} on this machine, got {name!r}")
-    return name or usable[0]
 
 
 def _recognizer(
@@ -368,7 +362,7 @@ def _recognizer(
 
     return load_model(
         model,
-        _device(device),
+        device,
         method="greedy" if greedy else None,
         lm_weight=lm_weight,
         word_score=word_score,
@@ -395,6 +389,9 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 def main() -> None:
     """Entry point of the `asr` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name need not be text; in JSON the replacement is an escape of JSON's, too.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="asr")
 
 

@@ -25,6 +25,7 @@ from asr.checkpoint import (
 )
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
+from asr.device import choose_device
 from asr.errors import ConfigError, DataError
 from asr.features import FilterBank
 from asr.files import write_text
@@ -407,7 +408,7 @@ def train(
         config: the recipe.
         data: folder of manifests, made by `asr prepare`.
         out: folder that comes to hold the training and, in `out/model`, the model directory.
-        device: "cpu" or "cuda"; by default whichever is there.
+        device: see `choose_device`.
         epochs: instead of the recipe's.
         max_steps: stop after so many steps of this call.
         init: model directory whose weights and units to begin with.
@@ -416,11 +417,10 @@ def train(
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.
         ModelError: the checkpoint or `init` does not fit the recipe.
-        ConfigError: `init` has other units.
+        ConfigError: `init` has other units, or there is no such device.
     """
     if epochs is not None:
         config = config.model_copy(
             update={"train": config.train.model_copy(update={"epochs": epochs})}
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(config, data, out, device, init, workers).run(max_steps)
+    return Trainer(config, data, out, choose_device(device), init, workers).run(max_steps)

@@ -10,17 +10,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.audio import read_blocks
+from asr.audio import check_level, read_blocks
 from asr.config import parse_config
 from asr.decode import Decoder, Hypothesis, build_decoder
+from asr.device import choose_device
 from asr.errors import AudioError, ConfigError
 from asr.model_dir import Packaged, load_model_dir
 from asr.segment import Segment, segments
@@ -116,7 +119,7 @@ def load_model(
     lm_weight: float | None = None,
     word_score: float | None = None,
     beam_size: int | None = None,
-    language_model: Path | None = None,
+    language_model: str | Path | None = None,
     hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> "Recognizer":
     """Load a model for transcription.
@@ -125,7 +128,7 @@ def load_model(
         model: model directory; None is the model that comes with the package.
         device: "cpu", "cuda", "cuda:1"; None is a GPU where there is one.
         method: "greedy" or "beam"; this and what follows: None is as the model's config says.
-        lm_weight: weight of the language model.
+        lm_weight: weight of the language model; it and the next two are of beam search only.
         word_score: added for each word of a hypothesis.
         beam_size: hypotheses kept after each frame.
         language_model: an ARPA file in place of the model's own; it and `hotwords` need, and
@@ -135,30 +138,28 @@ def load_model(
 
     Raises:
         ModelError: no such model, or one that is incomplete.
-        ConfigError: a bad value, or `method` "greedy" with `language_model` or `hotwords`.
+        ConfigError: a bad value, no such device, or greedy decoding with what it has no use for.
         DataError: the lexicon or the language model is missing or wrong.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    packaged = load_model_dir(None if model is None else Path(model), device)
-    searched = language_model is not None or bool(hotwords)
-    if searched and method == "greedy":
-        raise ConfigError(
-            "expected method 'beam' with a language model or hotwords, got 'greedy'; leave it out"
-        )
-    changes = {
-        "method": "beam" if searched else method,
-        "lm_weight": lm_weight,
-        "word_score": word_score,
-        "beam_size": beam_size,
-    }
-    decode = packaged.config.decode.model_dump()
-    decode |= {name: value for name, value in changes.items() if value is not None}
+    packaged = load_model_dir(None if model is None else Path(model), choose_device(device))
+    weights = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
+    changes = {name: value for name, value in weights.items() if value is not None}
+    words = {"language_model": language_model is not None, "hotwords": bool(hotwords)}
+    searched = [name for name, given in words.items() if given]
+    method = method or ("beam" if searched else packaged.config.decode.method)
+    decode = packaged.config.decode.model_dump() | {"method": method} | changes
     config = parse_config(packaged.config.model_dump() | {"decode": decode}, "load_model")
+    if method == "greedy" and (of_search := [*changes, *searched]):
+        raise ConfigError(
+            f"expected method 'beam' with {', '.join(of_search)}, got 'greedy'; leave it out"
+        )
+    if not all(map(isfinite, hotwords.values())):
+        raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
     decoder = build_decoder(
         config.decode,
         packaged.tokenizer,
         packaged.directory,
-        language_model=language_model,
+        language_model=None if language_model is None else Path(language_model),
         hotwords={
             word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()
         },
@@ -200,22 +201,27 @@ class Recognizer:
 
         Yields:
             For each path, in order, its transcript, or the error that says why there is none.
+
+        Raises:
+            ValueError: one path, not several.
         """
+        if isinstance(paths, str | Path):
+            raise ValueError(f"transcribe_many: expected paths, got {paths!r} alone; put it in []")
         return self._run((str(path), read_blocks(path, self.sample_rate)) for path in paths)
 
-    def transcribe_waveform(self, waveform: Tensor) -> Transcript:
+    def transcribe_waveform(self, waveform: Tensor | NDArray[Any]) -> Transcript:
         """Transcribe `[N]` samples at `self.sample_rate`, full scale 1; `file` is empty.
 
         Raises:
-            AudioError: not one channel of finite floating-point samples.
+            AudioError: not one channel of finite floating-point samples, or a larger scale.
         """
+        waveform = torch.as_tensor(waveform)
         if waveform.dim() != 1 or not waveform.is_floating_point():
             raise AudioError(
                 "transcribe_waveform: expected samples [N] in floating point, got "
                 f"{list(waveform.shape)} {waveform.dtype}; mix channels and scale to [-1, 1]"
             )
-        if not waveform.isfinite().all():
-            raise AudioError("transcribe_waveform: expected finite samples, got NaN or infinity")
+        check_level("transcribe_waveform", waveform)
         (result,) = self._run([("", iter([waveform.float().cpu()]))])
         assert isinstance(result, Transcript)
         return result

@@ -158,3 +158,10 @@ def test_without_matplotlib_a_picture_is_one_line(
 def test_a_recording_that_is_none_is_named(packaged: Packaged, tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"absent\.wav"):
         align(packaged, tmp_path / "absent.wav", TEXT)
+
+
+def test_a_picture_that_cannot_be_written_loses_no_times(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = _asr(SAMPLE, TEXT, "--picture", tmp_path / "file" / "path.png", "--device", "cpu")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["text"] == TEXT

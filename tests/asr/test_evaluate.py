@@ -1,4 +1,5 @@
 import csv
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +9,9 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from asr.cli import app
 from asr.config import Config, UnitConfig
 from asr.data import Utterance
 from asr.errors import DataError
@@ -177,3 +180,14 @@ def test_summary_and_json_agree(utterances: list[Utterance]) -> None:
     assert values["utterances"] == 3
     line = "WER   30.00 %  greedy  (1 substitutions, 0 deletions, 2 insertions in 10)"
     assert result.summary().splitlines()[0] == line
+
+
+def test_rows_that_cannot_be_written_lose_no_scores(tiny_model: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
+    data = tmp_path / "data.tsv"
+    data.write_text("path\ttranscript\na.wav\tA\n")
+    command = ["evaluate", tiny_model, data, "--json", "--out", data / "rows.tsv"]
+    result = CliRunner().invoke(app, [str(part) for part in command], prog_name="asr")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["utterances"] == 1
+    assert str(data) in result.stderr

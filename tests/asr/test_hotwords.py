@@ -1,5 +1,6 @@
 """Hotwords and a language model of one's own: what is expected is found where it was said."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,12 @@ def test_a_file_holds_words(tmp_path: Path) -> None:
 def test_greedy_decoding_has_no_hotwords() -> None:
     with pytest.raises(ConfigError, match="got 'greedy'"):
         load_model(device="cpu", method="greedy", hotwords={"SON": 4.0})
+
+
+@pytest.mark.parametrize("bonus", [math.nan, math.inf])
+def test_a_bonus_is_a_number(bonus: float) -> None:
+    with pytest.raises(ConfigError, match="hotwords: expected finite bonuses, got"):
+        load_model(device="cpu", hotwords={"SON": bonus})
 
 
 def _asr(*arguments: object) -> Result:

@@ -1,5 +1,8 @@
 import itertools
 import json
+import os
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from torch import Tensor
 import asr.transcribe
 from asr.config import Config
 from asr.decode import GreedyDecoder, Hypothesis
-from asr.errors import AudioError, ConfigError, ModelError
+from asr.errors import AudioError, ConfigError, DataError, ModelError
 from asr.transcribe import Recognizer, Transcript, Word, load_model
 
 RATE = 16000
@@ -186,9 +189,26 @@ def test_waveforms(tmp_path: Path) -> None:
     result = recognizer().transcribe_waveform(samples)
     assert result == replace(recognizer().transcribe(path), file="")
     assert recognizer().transcribe_waveform(torch.zeros(0)) == Transcript("", "", 0.0, ())
-    for wrong in (samples[None], (samples * 100).int(), samples * np.nan):
+    assert recognizer().transcribe_waveform(samples.numpy()) == result
+    for wrong in (samples[None], (samples * 100).int(), samples * np.nan, samples * 32768):
         with pytest.raises(AudioError, match="expected"):
             recognizer().transcribe_waveform(wrong)
+
+
+def test_one_path_is_not_taken_for_its_letters() -> None:
+    with pytest.raises(ValueError, match=r"expected paths, got 'a\.wav' alone"):
+        recognizer().transcribe_many("a.wav")
+
+
+def test_a_name_that_is_no_text_is_printed(tiny_model: Path, tmp_path: Path) -> None:
+    path = record(tmp_path, "A B")
+    path = path.rename(tmp_path / os.fsdecode(b"\xff.wav"))
+    command = [sys.executable, "-m", "asr.cli", "transcribe", "--model", tiny_model, path, path]
+    text = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
+    assert len(text) == 2
+    assert b"/\\udcff.wav: " in text[0]
+    listed = subprocess.run([*command, "--format", "json"], capture_output=True, check=True).stdout
+    assert json.loads(listed.splitlines()[0])["file"] == str(path)
 
 
 def test_json() -> None:
@@ -226,3 +246,9 @@ def test_loading_says_what_is_wrong(tiny_model: Path, tmp_path: Path) -> None:
         load_model(tiny_model, "cpu", method="magic")
     with pytest.raises(ConfigError, match=r"decode\.beam_size"):
         load_model(tiny_model, "cpu", beam_size=0)
+    with pytest.raises(ConfigError, match="'beam' with lm_weight, beam_size, got 'greedy'"):
+        load_model(tiny_model, "cpu", lm_weight=1.0, beam_size=10)
+    with pytest.raises(ConfigError, match=r"device: expected .*cpu on this machine, got 'gpu'"):
+        load_model(tiny_model, "gpu")
+    with pytest.raises(DataError, match="absent: no such language model"):
+        load_model(tiny_model, "cpu", language_model=str(tmp_path / "absent"))

@@ -60,7 +60,7 @@ def run_grid(grid: Grid, device: torch.device, path: Path) -> int:
         cell = f"{op} H={shape.hidden} B={shape.batch} T={shape.frames}"
         try:
             record = run(op, shape, device, grid.repeats, grid.seconds * SHARE)
-        except (AssertionError, RuntimeError) as error:  # RuntimeError: CUDA's, its memory's
+        except Exception as error:  # CUDA's, its memory's, the compiler's: they share no class
             print(f"{cell}: not timed: {error}", file=sys.stderr, flush=True)
             failed += 1
             continue

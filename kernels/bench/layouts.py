@@ -116,6 +116,13 @@ def run_layouts(
 
 def measure(trial: Trial, repeats: int) -> Outcome:
     """On the current GPU: first whether the result is right, then the time."""
+    try:
+        return _measure(trial, repeats)
+    except Exception as error:  # CUDA's, the compiler's: they share no class, and others come next
+        return Outcome(trial, float("inf"), float("inf"), f"{type(error).__name__}: {error}")
+
+
+def _measure(trial: Trial, repeats: int) -> Outcome:
     problem = trial.problem
     device = torch.device("cuda", torch.cuda.current_device())
     shape = Shape(problem.batch, trial.frames, 2 * problem.hidden, problem.hidden)

@@ -112,4 +112,6 @@ def ours(job: Job, device: torch.device, precision: Precision) -> Rival:
             assert_matches_torch(module, theirs, x, ends, eps=eps, autocast=autocast)
     except AssertionError as error:
         return Rival(name, {}, wrong=str(error))
+    except Exception as error:  # of a compiler or a card, which may take the other precisions
+        return Rival(name, {}, wrong=f"{type(error).__name__}: {error}")
     return job.rival(name, [module], forward, precision.around, precision.kernels)

@@ -85,6 +85,17 @@ def test_a_wrong_result_has_no_speed(
     assert "median" not in captured.out
 
 
+def test_a_precision_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("out of resource: shared memory")
+
+    monkeypatch.setattr(recurrent, "assert_matches_torch", refuse)
+    job = Job.of("LSTM", Shape(batch=3, frames=5, input=4, hidden=3), CPU)
+    rival = recurrent.ours(job, CPU, recurrent.precisions(CPU)[-1])
+    assert rival.wrong == "MemoryError: out of resource: shared memory"
+    assert not rival.passes
+
+
 def test_a_wrong_variant_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,7 @@ import pytest
 from kernels.backends.triton import plan as plan_module
 from kernels.backends.triton.plan import DEVICES, Layout, Problem, make_plan
 from kernels.bench.__main__ import main
-from kernels.bench.layouts import Outcome, problems, report, trials
+from kernels.bench.layouts import Outcome, measure, problems, report, trials
 
 H200 = DEVICES["h200"]
 
@@ -46,6 +46,16 @@ def test_the_entry_that_is_printed_makes_the_plan(monkeypatch: pytest.MonkeyPatc
     make_plan.cache_clear()
     assert plan.layout == outcomes[-1].trial.plan.layout
     assert plan.reasons[-1] == "measured on this card"
+
+
+def test_a_layout_that_cannot_be_launched_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise MemoryError("out of resource: shared memory")
+
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("kernels.bench.layouts.Job.of", refuse)
+    (trial, *_) = trials(problems("lstm", [512], [32]), H200, frames=2)
+    assert measure(trial, 1).wrong == "MemoryError: out of resource: shared memory"
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:

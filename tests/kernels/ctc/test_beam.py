@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torchaudio.models.decoder import ctc_decoder
 
 from kernels.ctc.align import ctc_align
 from kernels.ctc.beam import Hypotheses, Scorer, ctc_beam_search
@@ -177,6 +176,8 @@ def test_times_and_scores_are_those_of_the_alignment(seed: int) -> None:
 def test_scores_are_no_worse_than_flashlights(
     beam: int, with_lm: bool, arpa: Path, tmp_path: Path
 ) -> None:
+    from torchaudio.models.decoder import ctc_decoder  # not where only GPU tests run
+
     # Its silence unit, which it puts before the first frame, is one that is never heard.
     units = [*UNITS, "silence"]
     lm = NGram.from_arpa(arpa, units) if with_lm else None

@@ -5,6 +5,7 @@ thing, so a model always carries the recipe that made it.
 """
 
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -63,8 +64,9 @@ class UnitConfig(_Table):
 
 
 class ModelConfig(_Table):
-    """Acoustic model: subsampling front end, recurrent stack, output layer."""
+    """Acoustic model: normalisation, subsampling front end, recurrent stack, output layer."""
 
+    cmn_prior: float = Field(math.inf, ge=0)  # frames: the global mean's weight, see AcousticModel
     subsampling: Literal["conv4", "stack"] = "conv4"
     conv_channels: int = Field(32, gt=0)
     stack: int = Field(3, gt=0)  # frames put side by side (Sak 2015), with "stack"

@@ -1,5 +1,6 @@
 """The acoustic model: features in, CTC log-probabilities out; padding never matters."""
 
+import math
 from typing import Any
 
 import torch
@@ -104,9 +105,12 @@ class RecurrentLayer(nn.Module):
 
 
 class AcousticModel(nn.Module):
-    """Global CMVN, subsampling, a stack of recurrent layers, an output layer.
+    """CMVN, subsampling, a stack of recurrent layers, an output layer.
 
-    `cmvn_mean` and `cmvn_istd` [D] are buffers, set from the training features.
+    `cmvn_mean` and `cmvn_istd` [D] are buffers, set from the training features. The mean that is
+    taken off an utterance is its own, mixed with the global one as if that had been seen in
+    `cmn_prior` frames more: it adapts to microphone and loudness, less where there is little to
+    go by. With inf it is the global one, with 0 the utterance's own.
     """
 
     cmvn_mean: Tensor
@@ -119,6 +123,7 @@ class AcousticModel(nn.Module):
         self.register_buffer("cmvn_mean", torch.zeros(size))
         self.register_buffer("cmvn_istd", torch.ones(size))
         settings = config.model
+        self.cmn_prior = settings.cmn_prior
         self.subsampling: ConvSubsampling | StackSubsampling
         if settings.subsampling == "conv4":
             self.subsampling = ConvSubsampling(
@@ -149,11 +154,20 @@ class AcousticModel(nn.Module):
         lengths: Tensor,  # [B] int64, valid frames
     ) -> tuple[Tensor, Tensor]:  # hidden [B, T', S], lengths [B]
         """What the output layer sees; losses that include this layer begin here."""
-        x = (features - self.cmvn_mean) * self.cmvn_istd
+        x = (features - self._mean(features, lengths)) * self.cmvn_istd
         x, lengths = self.subsampling(x, lengths)
         for layer in self.layers:
             x = layer(x, lengths)
         return x, lengths
+
+    def _mean(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """What is taken off the features: [D], or [B, 1, D]."""
+        if self.cmn_prior == math.inf:
+            return self.cmvn_mean
+        past = ~_valid(lengths, features.shape[1])
+        own = features.masked_fill(past[:, :, None], 0.0).sum(1)
+        frames = (lengths + self.cmn_prior).clamp(min=1.0)[:, None]
+        return ((own + self.cmn_prior * self.cmvn_mean) / frames)[:, None]
 
     def forward(
         self,

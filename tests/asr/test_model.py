@@ -31,6 +31,8 @@ VARIANTS = [
     {"bidirectional": False},
     {"dense_size": 6},
     {"layer_norm": False, "subsampling": "stack"},
+    {"cmn_prior": 0.0},
+    {"cmn_prior": 12.0},
 ]
 
 
@@ -68,6 +70,20 @@ def test_forget_gate_starts_open():
             assert ((ih + hh)[8:16] == 1).all()
     for layer in _model(recurrent="cifg").layers:  # f = 1 - i
         assert ((layer.recurrent.bias_ih_l0 + layer.recurrent.bias_hh_l0)[:8] == -1).all()
+
+
+def test_the_mean_taken_off():
+    features, lengths = torch.randn(2, 20, 10), torch.tensor([20, 0])
+    channel = torch.linspace(-2, 2, 10)  # a microphone adds a constant to every frame
+    own = _model(cmn_prior=0.0)
+    alone = features[:1], lengths[:1]
+    torch.testing.assert_close(own(alone[0] + channel, alone[1]), own(*alone))
+    mixed = _model(cmn_prior=60.0)  # three times the frames there are
+    mean = mixed._mean(features, lengths)[:, 0]
+    expected = 0.75 * mixed.cmvn_mean + 0.25 * features[0].mean(0)
+    torch.testing.assert_close(mean[0], expected)
+    torch.testing.assert_close(mean[1], mixed.cmvn_mean)  # nothing else to go by
+    assert not own._mean(features, lengths).isnan().any()
 
 
 def test_dropout_in_training_only():

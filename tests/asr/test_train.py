@@ -14,6 +14,7 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -27,6 +28,7 @@ from asr.errors import ConfigError, DataError, ModelError
 from asr.optimizer import learning_rate
 from asr.select import required_frames
 from asr.train import Trainer, train
+from asr.train_log import TrainingLog
 from asr.transcribe import load_model
 
 WORDS = ("AB", "BA", "CAB", "ACB", "BC", "CC A", "B A C", "ABBA")
@@ -334,6 +336,18 @@ def test_a_model_of_other_units_is_no_start(data, tmp_path):
     recipe = recipe.model_copy(update={"units": recipe.units.model_copy(update={"kind": other})})
     with pytest.raises(ConfigError, match=f"expected a model of {other}s, as the recipe says"):
         Trainer(recipe, data, tmp_path / "b", init=first)
+
+
+def test_the_curves_show_a_first_epoch_and_errors_beyond_all_words(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, path, **_: path.touch() or figures.append(self)
+    )
+    TrainingLog(tmp_path, "WER").plot([EpochScore(0, 10, 3.0, 4.0, 1.2, 1.0)])
+    loss, rate = figures[0].axes
+    assert all(line.get_marker() == "." for axes in (loss, rate) for line in axes.lines)
+    assert [tick for tick in loss.get_xticks() if abs(tick) < 1] == [0]
+    assert rate.get_ylim()[1] > 120
 
 
 def test_stops_when_nothing_gets_better(data, tmp_path):

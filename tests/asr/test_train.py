@@ -140,10 +140,12 @@ def test_records_of_steps_that_are_taken_again_come_once(data, tmp_path, monkeyp
     Trainer(recipe, data, tmp_path / "whole").run()
     trainer = Trainer(recipe, data, tmp_path / "killed")
     trainer.run(len(trainer._plan()))  # an epoch
+    time.sleep(1)  # TensorBoard reads its files in the order of the seconds in their names
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", lambda self: None)
         trainer = Trainer(recipe, data, tmp_path / "killed")
         trainer.run(len(trainer._plan()))
+    time.sleep(1)
     Trainer(recipe, data, tmp_path / "killed").run()
     steps = _steps(tmp_path / "whole")
     assert _steps(tmp_path / "killed") == steps

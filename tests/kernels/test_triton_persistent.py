@@ -52,7 +52,7 @@ def _run(
     theirs = getattr(nn, name)(D, H, bidirectional=True, **options)
     ours = getattr(kernels, name)(D, H, bidirectional=True, backend="triton", **options)
     ours.load_state_dict(theirs.state_dict())
-    x, initial = torch.randn(T, B, D), initial_states(theirs, B)
+    x, initial = torch.randn(T, B, D).half().float(), initial_states(theirs, B)
 
     def packed(module: nn.Module, x: torch.Tensor, hx: Any) -> Any:
         return packed_call(module, x, hx, LENGTHS)
@@ -70,7 +70,15 @@ def _run(
 
 @pytest.mark.parametrize("delays", [None, 1])
 @pytest.mark.parametrize(
-    ("name", "options"), [("LSTM", {}), ("GRU", {}), ("RNN", {"nonlinearity": "relu"})], ids=str
+    ("name", "options"),
+    [
+        ("LSTM", {}),
+        ("LSTM", {"dtype": torch.float16}),
+        ("GRU", {}),
+        ("GRU", {"dtype": torch.float16}),
+        ("RNN", {"nonlinearity": "relu"}),
+    ],
+    ids=str,
 )
 def test_forward_and_backward(name: str, options: dict[str, Any], delays: int | None) -> None:
     assert_as_accurate(*_run(name, delays, **options))
@@ -95,12 +103,12 @@ def test_variants_forward_and_backward() -> None:
 
 
 @triton.jit
-def _no_wait(bits, pointers, mask, limit):  # type: ignore[no-untyped-def]
+def _no_wait(bits, pointers, mask, limit, PAIRS: tl.constexpr):  # type: ignore[no-untyped-def]
     return bits, limit
 
 
 @triton.jit
-def _missing_all(bits):  # type: ignore[no-untyped-def]
+def _missing_all(bits, PAIRS: tl.constexpr):  # type: ignore[no-untyped-def]
     return tl.min(tl.ravel((bits == -1).to(tl.int32)), axis=0)
 
 

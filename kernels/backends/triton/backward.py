@@ -97,7 +97,6 @@ def backward_kernel(
         kept = tl.load(mask + state, mask=inside, other=0.0).to(tl.float32)
 
     parts = tl.arange(0, DEPTH)[:, None, None]
-    columns = tl.arange(0, BLOCK_K)[None, None, :]
     handed = integers(dgates + direction * (PARTS * H))
     steps = 1  # of a constant number of one the compiler makes no loop
     if KEEP:
@@ -123,7 +122,6 @@ def backward_kernel(
                 handed,
                 from_rows,
                 rows_ok,
-                columns,
                 weights,
                 limit,
                 DTYPE,
@@ -140,7 +138,6 @@ def backward_kernel(
                 handed,
                 from_rows,
                 rows_ok,
-                columns,
                 row_tile,
                 w_hh,
                 units,

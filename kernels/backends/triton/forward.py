@@ -94,7 +94,6 @@ def forward_kernel(
 
     initial = integers(h_0 + direction * B.to(tl.int64) * H)
     output = integers(handed + direction * H)
-    columns = tl.arange(0, BLOCK_K)[None, :]
     steps = 1  # of a constant number of one the compiler makes no loop
     if KEEP:
         steps = tl.minimum(last_step, tl.max(length, axis=0)) - first_step
@@ -118,7 +117,6 @@ def forward_kernel(
                 source,
                 from_rows,
                 rows_ok,
-                columns,
                 weights,
                 limit,
                 DTYPE,
@@ -135,7 +133,6 @@ def forward_kernel(
                 source,
                 from_rows,
                 rows_ok,
-                columns,
                 column_tile,
                 w_hh,
                 units,

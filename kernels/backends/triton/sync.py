@@ -44,18 +44,32 @@ def peek(pointers, mask):
 
 
 @triton.jit
-def missing(bits):
-    """1 if any element is still EMPTY, else 0."""
-    return tl.max(tl.ravel((bits == -1).to(tl.int32)), axis=0)
+def pairs(tile):
+    """[..., 2 K] of 16 bits that stand in [..., K] of 32."""
+    both = tl.join(tile.to(tl.int16), (tile >> 16).to(tl.int16))
+    if len(tile.shape) == 3:
+        return tl.reshape(both, [tile.shape[0], tile.shape[1], 2 * tile.shape[2]])
+    else:
+        return tl.reshape(both, [tile.shape[0], 2 * tile.shape[1]])
 
 
 @triton.jit
-def wait(bits, pointers, mask, limit):
+def missing(bits, PAIRS: tl.constexpr):
+    """1 if any element is still EMPTY, else 0."""
+    if PAIRS:
+        empty = ((bits & 0xFFFF) == 0xFFFF) | ((bits >> 16) == -1)
+    else:
+        empty = bits == -1
+    return tl.max(tl.ravel(empty.to(tl.int32)), axis=0)
+
+
+@triton.jit
+def wait(bits, pointers, mask, limit, PAIRS: tl.constexpr):
     """Peek, after a first look `bits`, until a tile is filled: (tile, `limit`, 0 if given up)."""
-    empty = missing(bits)
+    empty = missing(bits, PAIRS)
     polls = 0
     while (empty != 0) & (polls < limit):
         bits = peek(pointers, mask)
-        empty = missing(bits)
+        empty = missing(bits, PAIRS)
         polls += 1
     return bits, tl.where(empty != 0, 0, limit)

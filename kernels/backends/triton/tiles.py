@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from kernels.backends.triton.sync import peek, wait
+from kernels.backends.triton.sync import pairs, peek, wait
 
 
 @triton.jit
@@ -130,11 +130,19 @@ def all_tiles(
 
 
 @triton.jit
+def last_of(values, like):
+    """[K] as [1, K] or [1, 1, K], of as many dimensions as `like`."""
+    if len(like.shape) == 3:
+        return values[None, None, :]
+    else:
+        return values[None, :]
+
+
+@triton.jit
 def received_product(
     source,  # of integers: first element of what this direction hands over
     rows,  # int64 offsets, [BLOCK_B, 1] or [DEPTH, BLOCK_B, 1]
     rows_ok,  # likewise
-    columns,  # [1, BLOCK_K] or [1, 1, BLOCK_K], those of the first chunk
     weights,  # tiles, chunk after chunk
     limit,
     DTYPE: tl.constexpr,  # of what is handed over
@@ -150,18 +158,27 @@ def received_product(
     Loads start AHEAD of the waits, so that their round trips overlap.
     """
     CHUNKS: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+    PAIRS: tl.constexpr = DTYPE.primitive_bitwidth == 16 and H % 2 == 0
+    WIDTH: tl.constexpr = H // 2 if PAIRS else H
+    BLOCK: tl.constexpr = BLOCK_K // 2 if PAIRS else BLOCK_K
+    if PAIRS:
+        source = source.to(tl.pointer_type(tl.int32), bitcast=True)
+        rows = rows >> 1
+    columns = last_of(tl.arange(0, BLOCK), rows)
     looks = ()
     for n in tl.static_range(min(AHEAD, CHUNKS)):
-        k = n * BLOCK_K + columns
-        looks = looks + (peek(source + rows + k, rows_ok & (k < H)),)
+        k = n * BLOCK + columns
+        looks = looks + (peek(source + rows + k, rows_ok & (k < WIDTH)),)
     for n in tl.static_range(CHUNKS):
         bits = looks[n]
-        k = n * BLOCK_K + columns
+        k = n * BLOCK + columns
         if POLL:
-            bits, limit = wait(bits, source + rows + k, rows_ok & (k < H), limit)
+            bits, limit = wait(bits, source + rows + k, rows_ok & (k < WIDTH), limit, PAIRS)
         if n + AHEAD < CHUNKS:
-            k += AHEAD * BLOCK_K
-            looks = looks + (peek(source + rows + k, rows_ok & (k < H)),)
+            k += AHEAD * BLOCK
+            looks = looks + (peek(source + rows + k, rows_ok & (k < WIDTH)),)
+        if PAIRS:
+            bits = pairs(bits)
         tile = bits.to(DTYPE, bitcast=True).to(DOT)
         if n == 0:
             total = tl.dot(tile, weights[n].to(DOT), input_precision=PRECISION)
@@ -176,7 +193,6 @@ def streamed_product(
     source,  # as for `received_product`; of a launch before
     rows,
     rows_ok,
-    columns,
     TILE: tl.constexpr,  # column_tile or row_tile, as the two that follow are theirs
     w_hh,
     units,
@@ -189,6 +205,7 @@ def streamed_product(
     BLOCK_K: tl.constexpr,
 ):
     """As `received_product` where all is there, with weights that need not fit on chip."""
+    columns = last_of(tl.arange(0, BLOCK_K), rows)
     for chunk in range((H + BLOCK_K - 1) // BLOCK_K):
         k = chunk * BLOCK_K + columns
         tile = peek(source + rows + k, rows_ok & (k < H)).to(DTYPE, bitcast=True).to(DOT)

@@ -141,7 +141,9 @@ def train(
     device: Device = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Model directory to start from.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Model to start from; of other units, its encoder.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Threads that load audio.")] = 2,
 ) -> None:
     """Train a model, or go on with its training.

@@ -87,8 +87,8 @@ def load_model_dir(directory: Path | None = None, device: str = "cpu") -> Packag
     )
 
 
-def load_weights(model: AcousticModel, path: Path) -> None:
-    """Copy the weights of a safetensors file into `model`.
+def load_weights(model: AcousticModel, path: Path, output: bool = True) -> None:
+    """Copy the weights of a safetensors file into `model`; without `output` its output layer stays.
 
     Raises:
         ModelError: the file is damaged, or its names or shapes differ from the model's.
@@ -97,6 +97,9 @@ def load_weights(model: AcousticModel, path: Path) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: cannot read the weights: {error}") from None
+    if not output:
+        own = {name: value for name, value in model.state_dict().items() if _of_output(name)}
+        weights = {name: value for name, value in weights.items() if not _of_output(name)} | own
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     got = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | got.keys()):
@@ -106,6 +109,10 @@ def load_weights(model: AcousticModel, path: Path) -> None:
                 "weights and config.toml are not of the same model"
             )
     model.load_state_dict(weights)
+
+
+def _of_output(name: str) -> bool:
+    return name.startswith("output.")
 
 
 def save_model_dir(

@@ -26,7 +26,7 @@ from asr.checkpoint import (
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.device import choose_device
-from asr.errors import ConfigError, DataError
+from asr.errors import DataError
 from asr.features import FilterBank
 from asr.files import write_text
 from asr.flat_start import flat_start_loss
@@ -69,7 +69,9 @@ class Trainer:
             raise DataError("the recipe's [data] must name manifests for train and valid")
         if self.checkpoint.exists():
             check_recipe(self.checkpoint, config)
-        self.tokenizer = self._tokenizer(train_set, init)
+        start = None if init is None else load_model_dir(init)
+        theirs = start.tokenizer if start and start.config.units.kind == config.units.kind else None
+        self.tokenizer = self._tokenizer(train_set, theirs)
         torch.manual_seed(self.settings.seed)
         self.filter_bank = FilterBank(config.features).to(device)
         self.model = AcousticModel(config, len(self.tokenizer.units))
@@ -88,7 +90,7 @@ class Trainer:
         )
         self.valid_loader = self._plain_loader(self.valid_set)
         if init is not None:
-            load_weights(self.model, init / "model.safetensors")
+            load_weights(self.model, init / "model.safetensors", output=theirs is not None)
         self.model.to(device)
         self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
@@ -110,21 +112,11 @@ class Trainer:
         """The error rate that picks the best epochs."""
         return "PER" if self.config.units.kind == "phoneme" else "WER"
 
-    def _tokenizer(self, train_set: list[Utterance], init: Path | None) -> Tokenizer:
+    def _tokenizer(self, train_set: list[Utterance], theirs: Tokenizer | None) -> Tokenizer:
         folder = self.out / "tokenizer"
         if self.checkpoint.exists():
             return load_tokenizer(self.config.units, folder)
-        if init is not None:
-            packaged = load_model_dir(init)
-            theirs, ours = packaged.config.units.kind, self.config.units.kind
-            if theirs != ours:
-                raise ConfigError(
-                    f"--init {init}: expected a model of {ours}s, as the recipe says, got one of "
-                    f"{theirs}s"
-                )
-            tokenizer = packaged.tokenizer
-        else:
-            tokenizer = build_tokenizer(self.config.units, [u.text for u in train_set])
+        tokenizer = theirs or build_tokenizer(self.config.units, [u.text for u in train_set])
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder)
         return tokenizer
@@ -411,13 +403,14 @@ def train(
         device: see `choose_device`.
         epochs: instead of the recipe's.
         max_steps: stop after so many steps of this call.
-        init: model directory whose weights and units to begin with.
+        init: model directory to begin with: its weights and its units; of a model of another
+            kind of units all but the output layer.
         workers: threads that read and augment audio.
 
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.
         ModelError: the checkpoint or `init` does not fit the recipe.
-        ConfigError: `init` has other units, or there is no such device.
+        ConfigError: there is no such device.
     """
     if epochs is not None:
         config = config.model_copy(

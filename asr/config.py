@@ -133,6 +133,7 @@ class DecodeConfig(_Table):
     word_score: float = 0.0
     prior_weight: float = Field(0.0, ge=0)  # of log_priors, taken off the log-probabilities
     log_priors: tuple[float, ...] = ()  # of the units; empty: none are taken off
+    confidence: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights, see asr/confidence.py
 
 
 class Config(_Table):

@@ -9,7 +9,7 @@ to a last unit that is held for several frames (see `BeamDecoder`).
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -25,6 +25,7 @@ from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
 BLANK = 0
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
+_ALTERNATIVES = 20  # hypotheses that have a say in how sure a word is
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
 _SEPARATOR = "|"  # the character tokenizer's
 _WORD_MARKS = ("▁", _SEPARATOR)  # what a unit that begins a word begins with
@@ -39,6 +40,7 @@ class Hypothesis:
     frames: tuple[int, ...]  # frame of each token's first emission
     score: float  # greedy: log-probability of the path; beam: with the language model's part
     word_frames: tuple[tuple[int, int], ...]  # first frame, last frame + 1 of each word
+    agreement: tuple[float, ...] = ()  # beam: of each word, share of the best hypotheses with it
 
 
 class Decoder(Protocol):
@@ -191,8 +193,9 @@ class BeamDecoder:
             emissions = torch.cat([certain, emissions])
             frames = [-1, *frames]
         emissions = _with_hold(emissions)
-        result = self._search.decode(emissions.data_ptr(), *emissions.shape)[0]
-        return self._read(result, frames)
+        results = self._search.decode(emissions.data_ptr(), *emissions.shape)[:_ALTERNATIVES]
+        best, *others = (self._read(result, frames) for result in results)
+        return replace(best, agreement=tuple(_agreement(best, others)))
 
     def _read(self, result: Any, kept: list[int]) -> Hypothesis:
         """Read the best path; flashlight adds a step before the first frame and after the last."""
@@ -218,6 +221,19 @@ class BeamDecoder:
         return Hypothesis(
             tuple(words), tuple(tokens), tuple(frames), result.score, tuple(word_frames)
         )
+
+
+def _agreement(best: Hypothesis, others: Sequence[Hypothesis]) -> Iterator[float]:
+    """Of each word of `best`, the share of the probability of all that have it at that time."""
+    scores = [best.score, *(other.score for other in others)]
+    probabilities = [math.exp(score - best.score) for score in scores]
+    for word, (first, end) in zip(best.words, best.word_frames, strict=True):
+        share = probabilities[0]
+        for other, probability in zip(others, probabilities[1:], strict=True):
+            spans = zip(other.words, other.word_frames, strict=True)
+            if any(word == name and first < last and start < end for name, (start, last) in spans):
+                share += probability
+        yield share / sum(probabilities)
 
 
 def _informative_frames(log_probs: Tensor) -> Tensor:

@@ -53,9 +53,7 @@ def error_rate(
             f"error_rate: expected as many hypotheses as references, "
             f"got {len(hypotheses)} and {len(references)}"
         )
-    output = jiwer.process_words(
-        references, hypotheses, reference_transform=_tokens, hypothesis_transform=_tokens
-    )
+    output = _aligned(references, hypotheses)
     return ErrorRate(
         output.substitutions,
         output.deletions,
@@ -74,6 +72,26 @@ def character_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -
     return error_rate(
         [list(" ".join(t.split())) for t in references],
         [list(" ".join(t.split())) for t in hypotheses],
+    )
+
+
+def right_words(references: Sequence[str], hypotheses: Sequence[Sequence[str]]) -> list[bool]:
+    """Of all words of all hypotheses in turn, whether the reference has them there."""
+    right = [[False] * len(words) for words in hypotheses]
+    output = _aligned([text.split() for text in references], hypotheses)
+    for chunks, flags in zip(output.alignments, right, strict=True):
+        for chunk in chunks:
+            if chunk.type == "equal":
+                size = chunk.hyp_end_idx - chunk.hyp_start_idx
+                flags[chunk.hyp_start_idx : chunk.hyp_end_idx] = [True] * size
+    return [flag for flags in right for flag in flags]
+
+
+def _aligned(
+    references: Sequence[Sequence[str]], hypotheses: Sequence[Sequence[str]]
+) -> jiwer.WordOutput:
+    return jiwer.process_words(
+        references, hypotheses, reference_transform=_tokens, hypothesis_transform=_tokens
     )
 
 

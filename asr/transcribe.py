@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import check_level, read_blocks
+from asr.confidence import AS_HEARD, confidences
 from asr.config import parse_config
 from asr.decode import Decoder, Hypothesis, build_decoder
 from asr.device import choose_device
@@ -43,10 +44,9 @@ _Source = tuple[str, Iterator[Tensor]]  # name, blocks of samples [n]
 class Word:
     """A recognised word.
 
-    `confidence`, in [0, 1], is the mean over the word's units of the network's posterior
-    probability, taken where it is highest between a unit's emission and the next one's. It says
-    how clearly the units were heard; the language model has no part in it, and it is not
-    calibrated.
+    `confidence`, in [0, 1], is how likely the word is right, as far as the development speech of
+    `asr tune-lm` tells; see asr/confidence.py. Of a greedy path, and of a model that was never
+    tuned, it is the mean posterior of the word's units: how clearly they were heard.
     """
 
     text: str
@@ -321,14 +321,18 @@ class Recognizer:
         start = segment.start / self.sample_rate
         stop = start + len(segment.waveform) / self.sample_rate
         step = self.packaged.seconds_per_frame
+        weights = self.packaged.config.decode.confidence if hypothesis.agreement else AS_HEARD
+        sure = confidences(hypothesis, log_probs, weights)
         return [
             Word(
                 word,
                 min(start + first * step, stop),
                 min(start + end * step, stop),
-                _confidence(hypothesis, first, end, log_probs),
+                confidence,
             )
-            for word, (first, end) in zip(hypothesis.words, hypothesis.word_frames, strict=True)
+            for word, (first, end), confidence in zip(
+                hypothesis.words, hypothesis.word_frames, sure, strict=True
+            )
         ]
 
     def _finished(self, files: deque[_File]) -> Iterator[Transcript | AudioError]:
@@ -364,16 +368,3 @@ def _collect(searches: deque[_Search], at_most: int) -> None:
         batch, search = searches.popleft()
         for piece, words in zip(batch, search.result(), strict=True):
             piece.file.words[piece.segment.start] = words
-
-
-def _confidence(hypothesis: Hypothesis, first: int, end: int, log_probs: Tensor) -> float:
-    """As `Word` defines it, of the word that spans frames `first` to `end`."""
-    peaks = []
-    following = (*hypothesis.frames[1:], end)
-    for token, frame, next_frame in zip(
-        hypothesis.tokens, hypothesis.frames, following, strict=True
-    ):
-        if first <= frame < end:
-            span = slice(frame, max(frame + 1, min(next_frame, end)))
-            peaks.append(float(log_probs[span, token].max().exp()))
-    return min(1.0, sum(peaks) / len(peaks)) if peaks else 0.0

@@ -1,20 +1,21 @@
-"""Pick the weights of the beam search on a development set, and estimate the units' priors."""
+"""Fit the beam search to a development set: its weights, the units' priors, the confidences."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from asr.audio import read_audio
+from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder
+from asr.decode import BeamDecoder, Hypothesis
 from asr.errors import DataError
 from asr.files import write_text
-from asr.metrics import ErrorRate, word_error_rate
+from asr.metrics import ErrorRate, right_words, word_error_rate
 from asr.model_dir import Packaged
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
@@ -37,9 +38,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What `tune_lm` tried, best first."""
+    """What `tune_lm` tried, best first; only the first has the weights of confidences."""
 
     trials: tuple[Trial, ...]
+    calibration_error: float  # of the confidences, on the speech that they were fitted to
 
     @property
     def best(self) -> Trial:
@@ -47,8 +49,8 @@ class Tuning:
         return self.trials[0]
 
     def summary(self, rows: int = 10) -> str:
-        """The best `rows` trials, a line each."""
-        return "\n".join(
+        """The best `rows` trials, a line each, and how far the confidences are off."""
+        trials = "\n".join(
             f"lm_weight {trial.decode.lm_weight:5.2f}  "
             f"word_score {trial.decode.word_score:5.2f}  "
             f"prior_weight {trial.decode.prior_weight:5.3f}  "
@@ -56,6 +58,7 @@ class Tuning:
             f"{trial.score.reference_length})"
             for trial in self.trials[:rows]
         )
+        return f"{trials}\nconfidences: calibration error {self.calibration_error:.3f}"
 
 
 def tune_lm(
@@ -130,12 +133,31 @@ def search(
             best = measure(_neighbours(center, step))
             if best == center:
                 break
-    return Tuning(
-        tuple(
-            Trial(_with_weights(config, weights), scores[weights])
-            for weights in sorted(scores, key=rank)
-        )
+    trials = [
+        Trial(_with_weights(config, weights), scores[weights])
+        for weights in sorted(scores, key=rank)
+    ]
+    weights, error = _calibrate(trials[0].decode, graph, emissions, references)
+    trials[0] = replace(
+        trials[0], decode=trials[0].decode.model_copy(update={"confidence": weights})
     )
+    return Tuning(tuple(trials), error)
+
+
+def _calibrate(
+    config: DecodeConfig,
+    graph: WordGraph,
+    emissions: Sequence[Tensor],
+    references: Sequence[str],
+) -> tuple[Weights, float]:
+    """Weights of the confidences, and the calibration error that they leave."""
+    hypotheses = _hypotheses(config, graph, emissions)
+    known = torch.cat(
+        [evidence(said, heard[0]) for said, heard in zip(hypotheses, emissions, strict=True)]
+    )
+    right = torch.tensor(right_words(references, [said.words for said in hypotheses]))
+    weights = fit(known, right)
+    return weights, calibration_error(likelihood(known, weights), right)
 
 
 def _neighbours(center: _Weights, step: _Weights) -> Iterator[_Weights]:
@@ -159,12 +181,15 @@ def _score(
     emissions: Sequence[Tensor],
     references: Sequence[str],
 ) -> ErrorRate:
+    hypotheses = _hypotheses(config, graph, emissions)
+    return word_error_rate(references, [" ".join(said.words) for said in hypotheses])
+
+
+def _hypotheses(
+    config: DecodeConfig, graph: WordGraph, emissions: Sequence[Tensor]
+) -> list[Hypothesis]:
     decoder = BeamDecoder(config, graph)
-    hypotheses = [
-        " ".join(decoder(log_probs, torch.tensor([log_probs.shape[1]]))[0].words)
-        for log_probs in emissions
-    ]
-    return word_error_rate(references, hypotheses)
+    return [decoder(log_probs, torch.tensor([log_probs.shape[1]]))[0] for log_probs in emissions]
 
 
 def save_weights(packaged: Packaged, trial: Trial) -> None:

@@ -273,6 +273,16 @@ def test_paths_of_the_same_words_add_up(directory: Path) -> None:
     assert score == pytest.approx(one + math.log(2), abs=1e-5)
 
 
+def test_agreement_is_the_share_of_the_best_hypotheses(phonemes: Decoder) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    the = decode(phonemes, emissions(tokenizer, "DH AH", sure=1 - 1e-6))
+    assert the.agreement == (pytest.approx(1.0, abs=1e-3),)
+    see = decode(phonemes, emissions(tokenizer, "S IY", sure=1 - 1e-6))
+    assert see.words == ("SEE",)
+    sea = -0.3 - 1.0 + 0.4  # log10 of how much less likely the language model thinks it
+    assert see.agreement == (pytest.approx(1 / (1 + math.exp(sea)), abs=1e-3),)
+
+
 def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two searches at once in one of flashlight's decoders end in a segmentation fault."""
     tokenizer = PhonemeTokenizer(LEXICON)

@@ -2,7 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.metrics import ErrorRate, character_error_rate, error_rate, word_error_rate
+from asr.metrics import (
+    ErrorRate,
+    character_error_rate,
+    error_rate,
+    right_words,
+    word_error_rate,
+)
 
 TOKENS = st.lists(st.sampled_from(["a", "b", "c c"]), max_size=6)
 PAIRS = st.lists(st.tuples(TOKENS, TOKENS), max_size=4)
@@ -59,3 +65,12 @@ def test_laws_of_an_edit_distance(pairs: list[tuple[list[str], list[str]]]) -> N
     assert (references == hypotheses) == (scored.errors == 0)
     lengths = sum(map(len, hypotheses)) - sum(map(len, references))
     assert scored.insertions - scored.deletions == lengths
+
+
+def test_right_words() -> None:
+    references = ["A B C", "", "D"]
+    hypotheses = [["A", "X", "C", "C"], ["Q"], []]
+    right = right_words(references, hypotheses)
+    assert right[:2] == [True, False]
+    assert sum(right[2:4]) == 1  # the reference has one C
+    assert right[4:] == [False]

@@ -175,14 +175,6 @@ def test_a_failing_network_or_search_is_not_swallowed(tmp_path: Path) -> None:
         Recognizer(cast(Any, Echo()), broken).transcribe(record(tmp_path, "A"))
 
 
-def test_confidence_is_the_mean_of_the_units_peaks() -> None:
-    posterior = torch.full((6, 3), 0.1)
-    posterior[1, 1], posterior[2, 1], posterior[4, 2] = 0.5, 0.7, 0.3
-    posterior[5, 2] = 0.9  # after the word's end
-    hypothesis = Hypothesis(("W",), (1, 2), (1, 4), 0.0, ((1, 5),))
-    assert asr.transcribe._confidence(hypothesis, 1, 5, posterior.log()) == pytest.approx(0.5)
-
-
 def test_waveforms(tmp_path: Path) -> None:
     path = record(tmp_path, "C A")
     samples = torch.from_numpy(say("C A")[0])

@@ -6,6 +6,7 @@ import soundfile
 import torch
 
 from asr.audio import SAMPLE_RATE
+from asr.confidence import confidences
 from asr.config import DecodeConfig, load_config
 from asr.data import Utterance
 from asr.decode import BeamDecoder
@@ -63,6 +64,19 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     assert errors == sorted(errors)
     assert len({trial.decode for trial in tuning.trials}) == len(tuning.trials)
     assert "WER   0.00 %  (0 of 3)" in tuning.summary(1)
+    assert "confidences: calibration error" in tuning.summary(1)
+
+
+def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    emissions = [spoken("SEE", {})] * 40
+    references = ["SEE"] * 20 + ["THE"] * 20  # as clearly heard, and wrong half of the time
+    tuning = search(DecodeConfig(), graph, emissions, references)
+    (said,) = BeamDecoder(tuning.best.decode, graph)(emissions[0], torch.tensor([6]))
+    (sure,) = confidences(said, emissions[0][0], tuning.best.decode.confidence)
+    assert sure == pytest.approx(0.5, abs=0.03)
+    assert tuning.calibration_error < 0.03
 
 
 def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) -> None:

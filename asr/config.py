@@ -17,7 +17,7 @@ from asr.errors import ConfigError
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(_Table):
@@ -44,6 +44,16 @@ class FeatureConfig(_Table):
     deltas: int = Field(0, ge=0, le=2)  # orders of time derivatives appended
 
     @model_validator(mode="after")
+    def _frames(self) -> Self:
+        sample = 1000 / self.sample_rate  # ms
+        if not sample <= self.frame_shift <= self.frame_length:
+            raise ValueError(
+                f"frame_shift from {sample:g} ms, one sample, to frame_length: got "
+                f"{self.frame_shift:g} and {self.frame_length:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _band(self) -> Self:
         nyquist = self.sample_rate / 2
         high = self.high_freq if self.high_freq > 0 else nyquist + self.high_freq
@@ -66,7 +76,8 @@ class UnitConfig(_Table):
 class ModelConfig(_Table):
     """Acoustic model: normalisation, subsampling front end, recurrent stack, output layer."""
 
-    cmn_prior: float = Field(math.inf, ge=0)  # frames: the global mean's weight, see AcousticModel
+    # Frames: the weight of the global mean, see AcousticModel.
+    cmn_prior: float = Field(math.inf, ge=0, allow_inf_nan=True)
     subsampling: Literal["conv4", "stack"] = "conv4"
     conv_channels: int = Field(32, gt=0)
     stack: int = Field(3, gt=0)  # frames put side by side (Sak 2015), with "stack"

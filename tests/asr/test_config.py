@@ -35,6 +35,12 @@ def test_unknown_table_names_the_valid_ones(tmp_path):
     [
         ('name = "x"\n[train]\nepochs = 0\n', "train.epochs: .*greater than 0, got 0"),
         ('name = "x"\n[units]\nkind = "word"\n', "units.kind: .*'phoneme'"),
+        ('name = "x"\n[decode]\nlm_weight = nan\n', "decode.lm_weight: .*finite number, got nan"),
+        ('name = "x"\n[model]\ncmn_prior = nan\n', "model.cmn_prior: .*greater than .*, got nan"),
+        (
+            'name = "x"\n[features]\nframe_shift = 0.01\n',
+            "features: expected frame_shift from 0.0625 ms, one sample, .*: got 0.01 and 25$",
+        ),
         ('name = "x"\n[augment]\nspeeds = []\n', "augment.speeds: .*at least 1 item"),
         ('name = "x"\n[augment]\nspeeds = [0.0]\n', "augment.speeds.0: .*greater than 0, got 0.0"),
         (

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.backends import current_device
 from kernels.ctc.align_torch import BLANK_FROM_LABEL, FROM_BLANK, FROM_LABEL
 
 if TYPE_CHECKING:
@@ -117,21 +118,13 @@ def viterbi(
     choices = torch.empty(B, T, L + 1, dtype=torch.uint8, device=targets.device)
     if B:
         block = triton.next_power_of_2(L + 1)
-        _viterbi[(B,)](
-            log_probs,
-            targets.contiguous(),
-            input_lengths,
-            target_lengths,
-            choices,
-            states,
-            scores,
-            T,
-            L,
-            blank,
-            *log_probs.stride(),
-            BLOCK=block,
-            num_warps=num_warps(block),
-        )
+        inputs = (log_probs, targets.contiguous(), input_lengths, target_lengths)
+        with current_device(log_probs.device):
+            _viterbi[(B,)](
+                *(*inputs, choices, states, scores, T, L, blank, *log_probs.stride()),
+                BLOCK=block,
+                num_warps=num_warps(block),
+            )
     return states, scores
 
 

@@ -12,6 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
+from kernels.backends import current_device
 from kernels.ctc import beam_kernels, beam_torch
 from kernels.ctc.hotwords import Hotwords
 from kernels.ctc.lexicon import WordNGram
@@ -36,6 +37,11 @@ def takes(lm: "Scorer | Speller | None", hotwords: "Scorer | None") -> bool:
 @dataclass(frozen=True)
 class Search(beam_torch.Search):
     """As `beam_torch.Search`, of scorers that `takes` accepts."""
+
+    def __call__(self, log_probs: Tensor, lengths: Tensor, nbest: int) -> tuple[Tensor, ...]:
+        """See `beam_torch.Search`."""
+        with current_device(log_probs.device):
+            return super().__call__(log_probs, lengths, nbest)
 
     def _through(self, log_probs: Tensor, lengths: Tensor) -> beam_torch.Found:
         T, B, V = log_probs.shape

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.backends import current_device
 from kernels.ctc import reference
 from kernels.ctc.checks import (
     Labels,
@@ -80,7 +81,8 @@ def linear_ctc_loss(
         bias = None if bias is None else bias.detach()
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    with torch.autocast(hidden.device.type, enabled=False):
+    device = hidden.device
+    with torch.autocast(device.type, enabled=False), current_device(device):
         way = Reducing(reduction, zero_infinity)
         if name == "reference":
             return way.reduce(reference.losses(F.linear(hidden, weight, bias), labels), labels)

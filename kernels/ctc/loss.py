@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
-from kernels.backends import available_backends, triton_is_interpreted
+from kernels.backends import available_backends, current_device, triton_is_interpreted
 from kernels.choice import choose_backend
 from kernels.ctc import loss_torch, reference
 from kernels.ctc.checks import (
@@ -109,8 +109,10 @@ def ctc_loss(
     elif name == "torch" and loss_torch.suits_aten(logits):
         reduced = _AtenCtc.apply(logits, labels, way)  # type: ignore[no-untyped-call]
     else:
-        steps = steps_of(name)
-        reduced = _CtcLoss.apply(logits, labels, way, steps)  # type: ignore[no-untyped-call]
+        with current_device(logits.device):
+            reduced = _CtcLoss.apply(  # type: ignore[no-untyped-call]
+                logits, labels, way, steps_of(name)
+            )
     return reduced.reshape(()) if alone else reduced
 
 

@@ -1,7 +1,6 @@
 """From a plan to launches: grids, prepared buffers, and what happens when a wait is lost."""
 
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.backends import current_device
 from kernels.backends.triton.plan import DeviceProperties, DType, Plan, Problem, make_plan
 from kernels.backends.triton.sync import EMPTY, POLL_LIMIT
 
@@ -115,7 +115,7 @@ def run(
     else:
         stepwise = [(step, step + 1) for step in range(steps)]
         spans = stepwise[::-1] if "RAW" in constants else stepwise
-    with _current(device):
+    with current_device(device):
         for group in range(0, plan.groups, plan.groups_per_launch):
             groups = min(plan.groups_per_launch, plan.groups - group)
             for first, last in spans:
@@ -153,7 +153,3 @@ class _Watch:
 @cache
 def _watch(device: torch.device) -> _Watch:
     return _Watch(device)
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

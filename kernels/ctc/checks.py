@@ -72,11 +72,13 @@ def labels_of(
         if not lengths_known:
             lengths = torch.where(lengths.sum() == limit, lengths, -1)
         targets = _padded(targets, lengths, longest)
-    targets = targets.to(device, torch.int64)
-    lengths = lengths.to(device)
+    # Copies, as the backward pass reads them: by then the caller may have written into his own.
+    targets = targets.to(device, torch.int64, copy=True)
+    lengths = lengths.to(device, copy=True)
+    frames = frames.to(device, copy=True)
     if not asynchronous or targets.device.type == "cpu":
         _expect_symbols(op, targets, lengths, V, blank)
-    return Labels(targets, lengths, frames.to(device), blank, limit)
+    return Labels(targets, lengths, frames, blank, limit)
 
 
 def check_options(op: str, reduction: str) -> None:

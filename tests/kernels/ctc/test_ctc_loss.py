@@ -178,6 +178,21 @@ def test_one_utterance_and_plain_numbers(backend: str) -> None:
     assert one == batch
 
 
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@backends
+def test_labels_may_be_overwritten_before_the_backward_pass(backend: str, reduction: Any) -> None:
+    logits = torch.randn(6, 2, 5, dtype=exactly(backend), requires_grad=True)
+    labels = torch.tensor([[1, 4, 2], [3, 1, 1]]), torch.tensor([6, 5]), torch.tensor([3, 2])
+    kept, changed = (
+        ctc_loss(logits, *labels, reduction=reduction, backend=backend) for _ in range(2)
+    )
+    (expected,) = torch.autograd.grad(kept, logits)
+    for tensor in labels:
+        tensor.fill_(1)
+    (got,) = torch.autograd.grad(changed, logits)
+    assert torch.equal(got, expected)
+
+
 @pytest.mark.parametrize("worst", [torch.nan, -torch.inf])
 @backends
 def test_nan_and_impossible_symbols_reach_their_own_utterance_only(

@@ -57,6 +57,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def _read_cuts(path: Path) -> list[Utterance]:
     from lhotse import CutSet
+    from lhotse.cut.data import DataCut  # not padded, nor mixed
 
     try:
         cuts = list(CutSet.from_file(path) or ())  # None: a file without a line
@@ -64,8 +65,11 @@ def _read_cuts(path: Path) -> list[Utterance]:
         raise DataError(f"{path}: neither NAME.tsv nor a lhotse cut manifest: {error}") from None
     utterances = []
     for cut in cuts:
-        whole = cut.start == 0 and math.isclose(
-            cut.duration, cut.recording.duration, abs_tol=_ROUNDING
+        whole = (
+            isinstance(cut, DataCut)
+            and cut.recording is not None
+            and cut.start == 0
+            and math.isclose(cut.duration, cut.recording.duration, abs_tol=_ROUNDING)
         )
         if len(cut.supervisions) != 1 or not whole:
             raise DataError(f"{path}: cut {cut.id} must be one whole recording with one transcript")

@@ -1,6 +1,7 @@
 import gzip
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,9 +137,11 @@ def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):
     """Only whole files are read: a cut's times would be passed over in silence."""
     recording = Recording.from_file(utterances[0].audio)
     path = tmp_path / "cuts.jsonl"
-    for start, duration in ((0.0, recording.duration / 2), (0.1, recording.duration - 0.1)):
-        supervision = SupervisionSegment("a", recording.id, 0.0, duration, text="A")
-        cut = MonoCut("a", start, duration, 0, [supervision], recording=recording)
+    seconds = recording.duration
+    supervision = SupervisionSegment("a", recording.id, 0.0, seconds, text="A")
+    whole = MonoCut("a", 0.0, seconds, 0, [supervision], recording=recording)
+    half, late = whole.truncate(duration=seconds / 2), whole.truncate(offset=0.1)
+    for cut in (half, late, whole.pad(2 * seconds), replace(whole, recording=None)):
         CutSet.from_cuts([cut]).to_file(path)
         with pytest.raises(DataError, match="must be one whole recording"):
             read_manifest(path)

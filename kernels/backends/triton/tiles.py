@@ -78,7 +78,7 @@ def column_tile(
 
 @triton.jit
 def split_gates(products, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """[BLOCK_B, 4 * BLOCK_H] in the order of `load_columns` as four tiles [BLOCK_B, BLOCK_H]."""
+    """[BLOCK_B, 4 * BLOCK_H] in the order of `column_tile` as four tiles [BLOCK_B, BLOCK_H]."""
     halves = products.reshape(BLOCK_B, 2, BLOCK_H, 2).permute(0, 2, 3, 1)
     low, high = tl.split(halves)  # gates 0 1, gates 2 3
     first, second = tl.split(low)

@@ -67,9 +67,10 @@ class Trainer:
         valid_set = [u for name in config.data.valid for u in _manifest(data, name)]
         if not train_set or not valid_set:
             raise DataError("the recipe's [data] must name manifests for train and valid")
-        if self.checkpoint.exists():
+        resumed = self.checkpoint.exists()
+        if resumed:
             check_recipe(self.checkpoint, config)
-        start = None if init is None else load_model_dir(init)
+        start = None if init is None or resumed else load_model_dir(init)
         theirs = start.tokenizer if start and start.config.units.kind == config.units.kind else None
         self.tokenizer = self._tokenizer(train_set, theirs)
         torch.manual_seed(self.settings.seed)
@@ -89,17 +90,18 @@ class Trainer:
             seed,
         )
         self.valid_loader = self._plain_loader(self.valid_set)
-        if init is not None:
-            load_weights(self.model, init / "model.safetensors", output=theirs is not None)
+        if start is not None:
+            weights = start.directory / "model.safetensors"
+            load_weights(self.model, weights, output=theirs is not None)
         self.model.to(device)
         self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric)
         self.best = BestEpochs(out / "epochs", self.settings.average_best)
         self._waited = self._heard = self._since = 0.0
-        if self.checkpoint.exists():
+        if resumed:
             self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer)
-        elif init is None:
+        elif start is None:
             self._estimate_cmvn()
 
     @property
@@ -404,7 +406,7 @@ def train(
         epochs: instead of the recipe's.
         max_steps: stop after so many steps of this call.
         init: model directory to begin with: its weights and its units; of a model of another
-            kind of units all but the output layer.
+            kind of units all but the output layer. A training that is resumed does not look at it.
         workers: threads that read and augment audio.
 
     Raises:

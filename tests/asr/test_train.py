@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,7 +344,9 @@ def test_starting_from_a_model_of_other_units(data, tmp_path):
             assert len(value) == len(trainer.tokenizer.units) != len(theirs[name])
         else:
             assert torch.equal(value, theirs[name].float())
-    assert trainer.run()
+    trainer.run(1)
+    shutil.rmtree(first)  # a training that is resumed needs it no more
+    assert Trainer(recipe, data, tmp_path / "b", init=first).run()
 
 
 def test_the_curves_show_a_first_epoch_and_errors_beyond_all_words(tmp_path, monkeypatch):

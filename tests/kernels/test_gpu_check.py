@@ -138,6 +138,13 @@ def test_some_steps(tmp_path: Path) -> None:
     assert run.steps("ok") == ["card", "recurrence", "grid"]
 
 
+def test_a_step_that_there_is_not_is_a_failure(tmp_path: Path) -> None:
+    run = Run(tmp_path, "here", "grids", "ctc", "memcheck")
+    assert run.status == 1
+    assert run.steps("ok") == ["card", "ctc"]
+    assert run.lines[-1].endswith("2 failed: grids memcheck")
+
+
 def test_an_old_grid_stays_for_its_picture(tmp_path: Path) -> None:
     grid = tmp_path / "here" / "grid.jsonl"
     grid.parent.mkdir()

@@ -20,6 +20,7 @@ from asr.config import Config, dump_config, load_config
 from asr.errors import ModelError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
+from asr.level import hear
 from asr.model import AcousticModel
 from asr.tokenizer import Tokenizer, load_tokenizer
 
@@ -45,14 +46,16 @@ class Packaged:
     ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
         """Log-probabilities of the units for padded waveforms.
 
-        Less than a window is heard as if silence followed.
+        Quiet speech is amplified. What is certainly no speech has a length of 0: there are no
+        words in it. Less than a window is heard as if silence followed.
         """
-        lengths = lengths.clamp(min=self.filter_bank.size)
+        rate = self.config.features.sample_rate
+        waveforms, speech = hear(waveforms.to(self.device), lengths.to(self.device), rate)
+        lengths = lengths.to(self.device).clamp(min=self.filter_bank.size)
         short = max(0, self.filter_bank.size - waveforms.shape[1])
-        waveforms = torch.nn.functional.pad(waveforms, (0, short))
-        features = self.filter_bank(waveforms.to(self.device), lengths.to(self.device))
+        features = self.filter_bank(torch.nn.functional.pad(waveforms, (0, short)), lengths)
         log_probs, frames = self.model(*features)
-        return log_probs, frames
+        return log_probs, frames.where(speech, 0)
 
     @property
     def seconds_per_frame(self) -> float:

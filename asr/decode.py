@@ -139,6 +139,9 @@ class BeamDecoder:
     follow until the next word begins: where words are not separated by a unit of their own, a
     last unit that lasts two frames could not be read. Silence is therefore a further column: the
     likeliest unit's log-probability where that unit was the likeliest one frame before, too.
+    It cannot know whose unit that is: before a word that begins with it, too, it may stand, and
+    such a path adds up once for each frame that the word could begin at. Of a first unit that lasts
+    four frames at 0.9 the sum is 1.2 times what it should be; the best path is what it was.
 
     Frames of near-certain blank are passed over but for the first of a run, which changes no path
     worth having and makes the search faster by their share.

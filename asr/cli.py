@@ -239,7 +239,7 @@ def transcribe(
             _complain(result)
             failed = True
         elif output is Format.json:
-            typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+            typer.echo(_json(result.to_dict()))
         elif output is Format.text:
             typer.echo(result.text if len(files) == 1 else f"{result.file}: {result.text}")
         else:
@@ -272,7 +272,7 @@ def align(
     packaged = load_model_dir(model, choose_device(device))
     aligned = align(packaged, audio, words)
     if output is AlignFormat.json:
-        typer.echo(json.dumps(aligned.to_dict(), ensure_ascii=False))
+        typer.echo(_json(aligned.to_dict()))
     else:
         typer.echo(aligned.to_textgrid(), nl=False)
     if picture is not None:
@@ -389,10 +389,15 @@ def _progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda done: bar.update(task, completed=done)
 
 
+def _json(values: Mapping[str, Any]) -> str:
+    """An object in a line; ASCII where the output may lack characters."""
+    return json.dumps(values, ensure_ascii=sys.stdout.encoding != "utf-8")
+
+
 def main() -> None:
     """Entry point of the `asr` command."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A file's name need not be text; in JSON the replacement is an escape of JSON's, too.
+        # A file's name need not be text; what it then has instead is an escape of JSON's, too.
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="asr")
 

@@ -194,13 +194,19 @@ def test_one_path_is_not_taken_for_its_letters() -> None:
 
 def test_a_name_that_is_no_text_is_printed(tiny_model: Path, tmp_path: Path) -> None:
     path = record(tmp_path, "A B")
-    path = path.rename(tmp_path / os.fsdecode(b"\xff.wav"))
+    path = path.rename(tmp_path / os.fsdecode(b"\xff\xc3\xa9.wav"))
     command = [sys.executable, "-m", "asr.cli", "transcribe", "--model", tiny_model, path, path]
     text = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
     assert len(text) == 2
-    assert b"/\\udcff.wav: " in text[0]
-    listed = subprocess.run([*command, "--format", "json"], capture_output=True, check=True).stdout
-    assert json.loads(listed.splitlines()[0])["file"] == str(path)
+    assert b"/\\udcff\xc3\xa9.wav: " in text[0]
+    for encoding in ("utf-8", "ascii"):
+        listed = subprocess.run(
+            [*command, "--format", "json"],
+            capture_output=True,
+            check=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        ).stdout
+        assert json.loads(listed.splitlines()[0])["file"] == str(path)
 
 
 def test_json() -> None:

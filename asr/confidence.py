@@ -45,16 +45,16 @@ def fit(evidence: Tensor, right: Tensor) -> Weights:
     x, y = _log_odds(evidence.double()), right.double()
     prior = x.new_tensor(AS_HEARD)
     weights = prior.clone().requires_grad_()
-    newton = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
-        newton.zero_grad()
+        optimizer.zero_grad()
         wrong = F.binary_cross_entropy_with_logits(x @ weights, y, reduction="sum")
         total = wrong + _PENALTY * (weights - prior).square().sum()
         total.backward()
         return total
 
-    newton.step(loss)
+    optimizer.step(loss)
     first, second, constant = (round(weight, 4) for weight in weights.tolist())
     return first, second, constant
 

@@ -20,6 +20,14 @@ def _watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture
+def fresh_compiler() -> None:
+    """Dynamo counts how often a function is compiled in a process, whichever test asks for it."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+
+
 def _missing() -> str | None:
     import torch
 

@@ -311,6 +311,7 @@ def test_cuda_graph(uneven: bool) -> None:
 
 @pytest.mark.parametrize("uneven", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.usefixtures("fresh_compiler")
 def test_torch_compile_without_a_break(cell: str, uneven: bool) -> None:
     """What compiled code does beside the operator is as accurate as without compiling."""
     ours, theirs = _pair(cell, 48, torch.float32, bidirectional=True)

@@ -34,6 +34,7 @@ def _flat(result: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("uneven", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("with_dx", [False, True], ids=["leaf", "inner"])
 @cells
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiles_with_its_gradients(
     name: str, options: dict[str, Any], with_dx: bool, uneven: bool
 ) -> None:
@@ -51,6 +52,7 @@ def test_compiles_with_its_gradients(
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.usefixtures("fresh_compiler")
 def test_projection_compiles() -> None:
     """ATen's operator, not this one."""
     module = kernels.LSTM(D, 5, num_layers=2, bidirectional=True, proj_size=3)

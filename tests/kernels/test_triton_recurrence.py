@@ -145,6 +145,7 @@ def test_no_double_backward() -> None:
 
 
 @cells
+@pytest.mark.usefixtures("fresh_compiler")
 def test_compiles_without_graph_break(name: str, options: dict[str, Any]) -> None:
     module = getattr(kernels, name)(D, 5, num_layers=2, backend="triton", **options)
     x, lengths = torch.randn(6, 3, D), torch.tensor([6, 2, 5])

@@ -81,7 +81,7 @@ def tune_lm(
         on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
-        DataError: no utterances, or the lexicon or the language model is missing or wrong.
+        DataError: no utterances, no speech in them, or the lexicon or the language model is missing or wrong.
         AudioError: a recording cannot be read.
     """
     if not utterances:
@@ -92,14 +92,16 @@ def tune_lm(
     for done, utterance in enumerate(utterances, 1):
         emissions.append(_emissions(packaged, utterance))
         on_progress(done)
+    if not any(log_probs.shape[1] for log_probs in emissions):
+        raise DataError("tune_lm: expected speech, got recordings of noise or silence only")
     references = [utterance.text for utterance in utterances]
     return search(packaged.config.decode, graph, emissions, references, on_progress)
 
 
 def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V]
     waveform = read_audio(utterance.audio, packaged.config.features.sample_rate)
-    log_probs, _ = packaged.emissions(waveform[None], torch.tensor([len(waveform)]))
-    return log_probs.cpu()
+    log_probs, lengths = packaged.emissions(waveform[None], torch.tensor([len(waveform)]))
+    return log_probs[:, : int(lengths)].cpu()  # nothing of what is no speech
 
 
 def search(

@@ -82,19 +82,21 @@ def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
 def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
     soundfile.write(tmp_path / "noise.wav", noise, SAMPLE_RATE)
+    noise[: SAMPLE_RATE // 2] = 0  # contrast: this may be speech
+    soundfile.write(tmp_path / "sound.wav", noise, SAMPLE_RATE)
     (tmp_path / "other.arpa").write_text(ARPA)
     packaged = load_model_dir(tiny_model)
     with pytest.raises(DataError, match=r"lm\.arpa"):
         tune_lm(packaged, [Utterance("a", "none.wav", 1.0, "THE SEA", "")])
     with pytest.raises(DataError, match="none"):
         tune_lm(packaged, [])
+    other = tmp_path / "other.arpa"
+    unheard = Utterance("a", str(tmp_path / "noise.wav"), 1.0, "THE SEA", "")
+    with pytest.raises(DataError, match="expected speech"):
+        tune_lm(packaged, [unheard], language_model=other)
     calls: list[int] = []
-    utterances = [
-        Utterance(name, str(tmp_path / "noise.wav"), 1.0, "THE SEA", "") for name in ("a", "b")
-    ]
-    tuning = tune_lm(
-        packaged, utterances, language_model=tmp_path / "other.arpa", on_progress=calls.append
-    )
+    utterances = [unheard, Utterance("b", str(tmp_path / "sound.wav"), 1.0, "THE SEA", "")]
+    tuning = tune_lm(packaged, utterances, language_model=other, on_progress=calls.append)
     assert tuning.best.score.reference_length == 4
     assert calls[:2] == [1, 2]
     assert calls[2:] == list(range(1, len(tuning.trials) + 1))

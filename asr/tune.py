@@ -81,7 +81,8 @@ def tune_lm(
         on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
-        DataError: no utterances, no speech in them, or the lexicon or the language model is missing or wrong.
+        DataError: no utterances, no speech in them, or the lexicon or the language model is
+            missing or wrong.
         AudioError: a recording cannot be read.
     """
     if not utterances:

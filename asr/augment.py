@@ -1,4 +1,4 @@
-"""What is done to training speech: speed, level, noise; masks over time and frequency.
+"""What is done to training speech: speed, level, noise; warped frequencies; masks.
 
 Every random choice comes from a generator that the caller seeds, so that a resumed training
 draws what the uninterrupted one would have drawn.
@@ -9,8 +9,11 @@ from fractions import Fraction
 import torch
 import torchaudio.functional
 from torch import Generator, Tensor
+from torchaudio.compliance.kaldi import inverse_mel_scale, mel_scale
 
-from asr.config import AugmentConfig
+from asr.config import AugmentConfig, FeatureConfig
+
+_WARPED_LINEARLY = 0.6  # share of the band whose frequencies are multiplied by the factor
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:
@@ -60,21 +63,55 @@ def augment_waveform(
     return waveform
 
 
-def mask_features(
-    features: Tensor,  # [B, T, D]
+def warp_frequencies(
+    features: Tensor,  # [B, T, D], log-mel energies, deltas after them
+    config: AugmentConfig,
+    bank: FeatureConfig,
+    generator: Generator,  # of the CPU, so that devices draw alike
+) -> Tensor:  # [B, T, D]
+    """Vocal tract length perturbation (Jaitly and Hinton 2013), applied to the mel bins.
+
+    Each utterance draws a factor from 1 +- `frequency_warp`; a bin takes the energy at its own
+    frequency times that factor, interpolated between bins. Up to six tenths of the band the
+    factor is whole, from there a straight line leads to the band's upper end, which stays.
+    """
+    if not config.frequency_warp:
+        return features
+    spread = 2 * torch.rand(len(features), generator=generator) - 1
+    factors = 1 + config.frequency_warp * spread
+    D = bank.num_mel_bins
+    low, high = bank.low_freq, bank.high_freq
+    if high <= 0:
+        high += bank.sample_rate / 2
+    first, last = mel_scale(torch.tensor([low, high])).tolist()
+    step = (last - first) / (D + 1)
+    hertz = inverse_mel_scale(first + step * torch.arange(1, D + 1))  # centres of the bins
+    knee = _WARPED_LINEARLY * high / factors.clamp(min=1.0)[:, None]  # [B, 1]
+    beyond = high - (high - factors[:, None] * knee) * (high - hertz) / (high - knee)
+    source = torch.where(hertz <= knee, factors[:, None] * hertz, beyond)  # [B, D]
+    place = ((mel_scale(source) - first) / step - 1).clamp(0, D - 1).to(features.device)
+    below = place.floor().clamp(max=D - 2)
+    share = (place - below)[:, None, None]
+    x = features.unflatten(2, (-1, D))  # [B, T, orders, D]
+    index = below.long()[:, None, None].expand(x.shape)
+    warped: Tensor = x.gather(3, index).lerp(x.gather(3, index + 1), share)
+    return warped.flatten(2)
+
+
+def draw_masks(
+    shape: torch.Size,  # B, T, D of the features
     lengths: Tensor,  # [B] int64
-    fill: Tensor,  # [D], the value of a masked frame: the mean
     config: AugmentConfig,
     generator: Generator,  # of the CPU, so that devices draw alike
-) -> Tensor:
+) -> Tensor:  # [B, T, D] bool
     """SpecAugment without warping (Park 2019), each utterance masked within its own length."""
-    B, T, D = features.shape
+    B, T, D = shape
     bins = torch.full((B,), D)
     limits = (lengths.cpu() * config.time_mask_fraction).clamp(max=config.time_mask_frames)
     masked = _bands(T, lengths.cpu(), limits, config.time_masks, generator)[:, :, None]
     widest = torch.full((B,), float(config.frequency_mask_bins))
     masked = masked | _bands(D, bins, widest, config.frequency_masks, generator)[:, None, :]
-    return torch.where(masked.to(features.device), fill, features)
+    return masked.to(lengths.device)
 
 
 def _bands(

@@ -106,6 +106,7 @@ class AugmentConfig(_Table):
     level: float = Field(0.0, ge=0)  # dB, uniform gain of +- this
     noise_probability: float = Field(0.0, ge=0, le=1)
     noise_snr: tuple[float, float] = (5.0, 30.0)  # dB, uniform
+    frequency_warp: float = Field(0.0, ge=0, lt=0.5)  # factor of 1 +- this on the frequencies
     frequency_masks: int = Field(2, ge=0)
     frequency_mask_bins: int = Field(27, ge=0)
     time_masks: int = Field(2, ge=0)

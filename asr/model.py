@@ -152,9 +152,12 @@ class AcousticModel(nn.Module):
         self,
         features: Tensor,  # [B, T, D] float
         lengths: Tensor,  # [B] int64, valid frames
+        masks: Tensor | None = None,  # [B, T, D] bool, features that are replaced by their mean
     ) -> tuple[Tensor, Tensor]:  # hidden [B, T', S], lengths [B]
         """What the output layer sees; losses that include this layer begin here."""
         x = (features - self._mean(features, lengths)) * self.cmvn_istd
+        if masks is not None:
+            x = x.masked_fill(masks, 0.0)
         x, lengths = self.subsampling(x, lengths)
         for layer in self.layers:
             x = layer(x, lengths)

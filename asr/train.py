@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import kernels
-from asr.augment import mask_features
+from asr.augment import draw_masks, warp_frequencies
 from asr.averaging import BestEpochs
 from asr.checkpoint import (
     EpochScore,
@@ -264,10 +264,10 @@ class Trainer:
         generator = torch.Generator().manual_seed(place)
         lengths = batch.lengths.to(self.device)
         features, frames = self.filter_bank(batch.waveforms.to(self.device), lengths)
-        features = mask_features(
-            features, frames, self.model.cmvn_mean, self.config.augment, generator
-        )
-        loss = self._loss(features, frames, batch)
+        augment = self.config.augment
+        features = warp_frequencies(features, augment, self.config.features, generator)
+        masks = draw_masks(features.shape, frames, augment, generator)
+        loss = self._loss(features, frames, masks, batch)
         self.optimizer.zero_grad()
         (loss / len(batch.targets)).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
@@ -290,12 +290,12 @@ class Trainer:
                 data_wait=self._waited / max(1e-9, time.monotonic() - self._since),
             )
 
-    def _loss(self, features: Tensor, frames: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, features: Tensor, frames: Tensor, masks: Tensor, batch: Batch) -> Tensor:
         """The recipe's loss, or first that of the flat start, summed over the batch, in float32."""
         bf16 = self.settings.precision == "bf16"
         output = self.model.output
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=bf16):
-            hidden, lengths = self.model.encode(features, frames)
+            hidden, lengths = self.model.encode(features, frames, masks)
             # Targets stay on the host: there their lengths are known without waiting.
             labels = (batch.targets, lengths, batch.target_lengths)
             if self.state.step < self.settings.flat_start_steps:

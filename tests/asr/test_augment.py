@@ -4,9 +4,18 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from asr.augment import add_noise, augment_waveform, change_level, change_speed, mask_features
-from asr.config import AugmentConfig
+from asr.augment import (
+    add_noise,
+    augment_waveform,
+    change_level,
+    change_speed,
+    draw_masks,
+    warp_frequencies,
+)
+from asr.config import AugmentConfig, FeatureConfig
+from asr.features import FilterBank
 
 
 def _generator(seed=0):
@@ -61,11 +70,8 @@ def test_masks_stay_within_their_limits(lengths, seed):
         time_mask_frames=10,
         time_mask_fraction=0.2,
     )
-    features = torch.randn(len(lengths), max(lengths), 20, generator=_generator(1))
-    fill = torch.full((20,), 99.0)
-    masked = mask_features(features, torch.tensor(lengths), fill, config, _generator(seed))
-    hit = masked == 99.0
-    assert torch.equal(masked[~hit], features[~hit])
+    shape = torch.Size((len(lengths), max(lengths), 20))
+    hit = draw_masks(shape, torch.tensor(lengths), config, _generator(seed))
     for b, length in enumerate(lengths):
         bins = int(hit[b].all(0).sum())
         frames = int(hit[b].all(1).sum())
@@ -75,7 +81,49 @@ def test_masks_stay_within_their_limits(lengths, seed):
 
 
 def test_masks_do_fall():
-    features = torch.zeros(8, 200, 80)
-    fill = torch.ones(80)
-    masked = mask_features(features, torch.full((8,), 200), fill, AugmentConfig(), _generator())
-    assert 0.05 < float(masked.mean()) < 0.7
+    masks = draw_masks(
+        torch.Size((8, 200, 80)), torch.full((8,), 200), AugmentConfig(), _generator()
+    )
+    assert 0.05 < float(masks.float().mean()) < 0.7
+
+
+def _tone(hertz: float, bank: FeatureConfig) -> Tensor:
+    """Features [1, T, D] of a tone."""
+    waveform = torch.sin(2 * math.pi * hertz * torch.arange(16000) / bank.sample_rate)[None]
+    features, _ = FilterBank(bank)(waveform, torch.tensor([16000]))
+    return features
+
+
+@pytest.mark.parametrize("hertz", [800.0, 1500.0, 3500.0])
+@pytest.mark.parametrize("seed", [5, 11])  # a factor above and one below 1
+def test_a_warp_multiplies_frequencies(hertz, seed):
+    bank = FeatureConfig()
+    config = AugmentConfig(frequency_warp=0.15)
+    factor = 1 + 0.15 * (2 * float(torch.rand(1, generator=_generator(seed))) - 1)
+    assert abs(factor - 1) > 0.05
+    warped = warp_frequencies(_tone(hertz, bank), config, bank, _generator(seed))
+    expected = _tone(hertz / factor, bank)
+    peak, other = warped[0, 50].argmax(), expected[0, 50].argmax()
+    assert abs(int(peak - other)) <= 1
+    assert abs(int(_tone(hertz, bank)[0, 50].argmax() - other)) >= 2
+
+
+def test_a_warp_keeps_the_upper_end_and_each_order_of_deltas_apart():
+    bank = FeatureConfig(deltas=1)
+    config = AugmentConfig(frequency_warp=0.2)
+    D = bank.num_mel_bins
+    features = torch.cat([torch.zeros(3, 5, D), torch.ones(3, 5, D)], dim=2)
+    assert torch.equal(warp_frequencies(features, config, bank, _generator()), features)
+    ramp = torch.arange(2.0 * D).expand(3, 5, 2 * D)
+    warped = warp_frequencies(ramp, config, bank, _generator())
+    assert not torch.equal(warped[0], warped[1])  # a factor for each utterance
+    assert (warped.diff(dim=2)[..., : D - 1] >= 0).all()
+    torch.testing.assert_close(warped[..., D - 1], ramp[..., D - 1], atol=0.3, rtol=0)
+
+
+def test_no_warp_leaves_the_features_and_the_generator_alone():
+    features = torch.randn(2, 7, 80)
+    generator = _generator()
+    state = generator.get_state()
+    assert warp_frequencies(features, AugmentConfig(), FeatureConfig(), generator) is features
+    assert torch.equal(generator.get_state(), state)

@@ -227,8 +227,8 @@ def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
     def results(loss: str) -> tuple[torch.Tensor, ...]:
         trainer = Trainer(_recipe(precision=precision, loss=loss), data, tmp_path / loss)
         trainer.model.eval()
-        features = trainer.filter_bank(batch.waveforms, batch.lengths)
-        value = trainer._loss(*features, batch)
+        features, frames = trainer.filter_bank(batch.waveforms, batch.lengths)
+        value = trainer._loss(features, frames, torch.zeros_like(features).bool(), batch)
         assert value.dtype == torch.float32
         return value.detach(), *torch.autograd.grad(value, list(trainer.model.parameters()))
 

@@ -15,6 +15,7 @@ from asr.errors import DataError
 from asr.lexicon import Lexicon
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import kneser_ney as kn
 import make_language_model as lm
 
 WORDS = ("A", "B", "C", "D")
@@ -78,7 +79,7 @@ def naive_kneser_ney(
                 before[gram].add(words[i - 1] if i else None)
     if n < order:
         counts = Counter({g: c if g[0] == "<s>" else len(before[g]) for g, c in counts.items()})
-    discount = lm.discounts(np.array(list(counts.values()), dtype=np.int64))
+    discount = kn.discounts(np.array(list(counts.values()), dtype=np.int64))
     here = {g: c for g, c in counts.items() if g[:-1] == context}
     total = sum(here.values())
     freed = sum(discount[min(c, 3)] for c in here.values()) / total
@@ -90,7 +91,7 @@ def naive_kneser_ney(
 
 @given(sentences_of)
 def test_probabilities_are_those_of_the_definition(sentences: list[str]) -> None:
-    orders = lm.estimate(lm.encode(sentences, VOCABULARY), 3, V)
+    orders = kn.estimate(lm.encode(sentences, VOCABULARY), 3, V)
     for n, order in enumerate(orders[1:], 2):
         for key, prob in zip(order.keys.tolist(), order.prob, strict=True):
             words = [VOCABULARY[key // V ** (n - 1 - i) % V] for i in range(n)]
@@ -103,8 +104,9 @@ def test_each_context_sums_to_one_however_much_is_pruned(
     tmp_path_factory: pytest.TempPathFactory, sentences: list[str], order: int, threshold: float
 ) -> None:
     path = tmp_path_factory.mktemp("lm") / "lm.arpa.gz"
-    orders = lm.estimate(lm.encode(sentences, VOCABULARY), order, V)
-    lm.write_arpa(path, orders, lm.prune(orders, math.exp(threshold)), VOCABULARY)
+    orders = kn.estimate(lm.encode(sentences, VOCABULARY), order, V)
+    pruned = kn.keep(orders, kn.prune(orders, math.exp(threshold)))
+    lm.write_arpa(path, pruned, VOCABULARY)
     model = read_arpa(path)
     contexts = {(), *(gram for grams in model[:-1] for gram in grams if gram[-1] != "</s>")}
     contexts.discard(("<unk>",))
@@ -115,12 +117,12 @@ def test_each_context_sums_to_one_however_much_is_pruned(
 
 
 def test_pruning_keeps_what_the_kept_stand_on() -> None:
-    orders = lm.estimate(lm.encode(sample(200), VOCABULARY), 4, V)
+    orders = kn.estimate(lm.encode(sample(200), VOCABULARY), 4, V)
     everything = sum(len(order.keys) for order in orders)
-    assert sum(mask.sum() for mask in lm.prune(orders, -1.0)) == everything
+    assert sum(mask.sum() for mask in kn.prune(orders, -1.0)) == everything
     sizes = []
     for threshold in (1e-5, 1e-4, 1e-3, 1e-2):
-        kept = lm.prune(orders, threshold)
+        kept = kn.prune(orders, threshold)
         sizes.append(sum(int(mask.sum()) for mask in kept))
         for order, shorter, mask in zip(orders[1:], kept, kept[1:], strict=False):
             assert shorter[order.context[mask]].all()
@@ -128,13 +130,13 @@ def test_pruning_keeps_what_the_kept_stand_on() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > sizes[-1]
     threshold = lm.threshold_for(orders, everything // 2)
-    left = sum(int(mask.sum()) for mask in lm.prune(orders, threshold))
+    left = sum(int(mask.sum()) for mask in kn.prune(orders, threshold))
     assert everything // 2 - 5 <= left <= everything // 2
 
 
 def test_loss_is_the_relative_entropy_of_leaving_one_out(tmp_path: Path) -> None:
     tokens = lm.encode(sample(60), VOCABULARY)
-    orders = lm.estimate(tokens, 2, V)
+    orders = kn.estimate(tokens, 2, V)
     bigrams = orders[1]
     first, second = orders[0].prob, {}
     for key, prob in zip(bigrams.keys.tolist(), bigrams.prob, strict=True):
@@ -142,7 +144,7 @@ def test_loss_is_the_relative_entropy_of_leaving_one_out(tmp_path: Path) -> None
 
     def distribution(context: int, without: int | None) -> dict[int, float]:
         listed = {w: p for (h, w), p in second.items() if h == context and w != without}
-        others = [w for w in range(V) if w != lm.START and w not in listed]
+        others = [w for w in range(V) if w != kn.START and w not in listed]
         backoff = (1 - sum(listed.values())) / sum(first[w] for w in others)
         return listed | {w: backoff * first[w] for w in others}
 
@@ -165,12 +167,15 @@ def test_the_script_makes_a_model_that_kenlm_reads(
     lexicon, out = str(tmp_path / "lexicon.txt"), tmp_path / "lm.arpa.gz"
     arguments = [
         lexicon, str(out), "--text", f"{tmp_path}/books.txt.xz", "--text",
-        f"{tmp_path}/prompts.tsv:2", "--exclude", f"{tmp_path}/secret.txt", "--held-out",
+        f"{tmp_path}/prompts.tsv", "--exclude", f"{tmp_path}/secret.txt", "--held-out",
         f"{tmp_path}/held.csv",
     ]  # fmt: skip
     lm.main(arguments)
     printed = capsys.readouterr().out
-    assert "prompts.tsv: 3 words, 0 not in the lexicon, 2 times" in printed
+    assert "prompts.tsv: 3 words, 0 not in the lexicon" in printed
+    weights = [float(weight) for weight in printed.split("weights: ")[1].split("\n")[0].split(", ")]
+    assert weights[0] > weights[1]  # of one sentence
+    assert sum(weights) == pytest.approx(1, abs=0.001)
     model = read_arpa(out)
     assert all("<unk>" not in gram for grams in model[1:] for gram in grams)
 
@@ -194,6 +199,83 @@ def test_the_script_makes_a_model_that_kenlm_reads(
     ]  # fmt: skip
 
 
+@given(sentences_of, sentences_of, st.floats(0, 1), st.sampled_from([2, 3]))
+def test_a_mixture_lists_the_weighted_mean_of_its_models(
+    ours: list[str], theirs: list[str], weight: float, order: int
+) -> None:
+    texts = [lm.encode(sentences, VOCABULARY) for sentences in (ours, theirs)]
+    models = [kn.estimate(text, order, V) for text in texts]
+    mixture = kn.mix(models, [weight, 1 - weight])
+    for n, longest in enumerate(mixture, 1):
+        listed = {key for model in models for key in model[n - 1].keys.tolist()}
+        assert longest.keys.tolist() == sorted(listed)
+        for key, prob in zip(longest.keys.tolist(), longest.prob, strict=True):
+            words = [key // V ** (n - 1 - i) % V for i in range(n)]
+            first, second = (_backed_off(model, words, order) for model in models)
+            assert prob == pytest.approx(weight * first + (1 - weight) * second, rel=1e-6)
+            frequencies = [
+                np.count_nonzero(
+                    (np.lib.stride_tricks.sliding_window_view(text, n) == words).all(1)
+                )
+                / len(text)
+                for text in texts
+            ]
+            assert longest.frequency[longest.keys.tolist().index(key)] == pytest.approx(
+                weight * frequencies[0] + (1 - weight) * frequencies[1]
+            )
+
+
+def _backed_off(orders: list[kn.Order], words: list[int], order: int) -> float:
+    """p of the last of `words` after the others, as ARPA's readers find it."""
+
+    def factor(n: int, place: int) -> float:
+        return float(kn.backoffs(orders[n - 1], orders[n])[place]) if n < order else 1.0
+
+    def place_of(grams: list[int]) -> int | None:
+        keys = orders[len(grams) - 1].keys.tolist()
+        key = sum(word * V**i for i, word in enumerate(reversed(grams)))
+        return keys.index(key) if key in keys else None
+
+    place = place_of(words)
+    if place is not None:
+        return float(orders[len(words) - 1].prob[place])
+    context = place_of(words[:-1])
+    backoff = 1.0 if context is None else factor(len(words) - 1, context)
+    return backoff * _backed_off(orders, words[1:], order)
+
+
+@given(sentences_of, sentences_of)
+def test_probabilities_of_a_text_are_those_that_a_reader_finds(
+    sentences: list[str], text: list[str]
+) -> None:
+    orders = kn.estimate(lm.encode(sentences, VOCABULARY), 3, V)
+    tokens = lm.encode(text, VOCABULARY)
+    expected = []
+    for place, word in enumerate(tokens.tolist()):
+        if word in (kn.START, kn.UNKNOWN):
+            continue
+        words = [word]
+        for before in reversed(tokens[max(0, place - 2) : place].tolist()):
+            if before == kn.UNKNOWN or words[0] == kn.START:
+                break
+            words.insert(0, before)
+        expected.append(_backed_off(orders, words, 3))
+    np.testing.assert_allclose(kn.probabilities(orders, tokens), expected, rtol=1e-9)
+
+
+def test_weights_of_a_mixture_suit_every_held_out_text_alike() -> None:
+    rng = np.random.default_rng(0)
+    first = np.stack([rng.random(500), np.full(500, 1e-9), rng.random(500)])
+    second = np.stack([np.full(9, 1e-9), rng.random(9), np.full(9, 1e-9)])
+    weights = lm.mixture_weights([first, second])
+    assert weights.sum() == pytest.approx(1)
+    assert weights[1] == pytest.approx(0.5, abs=0.01)  # however short its text is
+    none = lm.mixture_weights([np.stack([rng.random(50), np.full(50, 1e-9)])])
+    assert none[1] == pytest.approx(0.01, rel=0.02)
+    better = lm.mixture_weights([np.stack([0.6 * rng.random(900), rng.random(900)])])
+    assert better[0] < better[1]
+
+
 def test_the_file_is_pruned_to_its_size(tmp_path: Path) -> None:
     rng = random.Random(1)
     vocabulary = [*lm.MARKS, *(f"W{n}" for n in range(300))]
@@ -201,7 +283,7 @@ def test_the_file_is_pruned_to_its_size(tmp_path: Path) -> None:
         " ".join(vocabulary[3 + int(300 * rng.random() ** 2)] for _ in range(10))
         for _ in range(900)
     ]
-    orders = lm.estimate(lm.encode(sentences, vocabulary), 3, len(vocabulary))
+    orders = kn.estimate(lm.encode(sentences, vocabulary), 3, len(vocabulary))
     out = tmp_path / "lm.arpa.gz"
     for megabytes in (0.02, 0.04):
         lm.make(orders, vocabulary, out, megabytes)
@@ -220,5 +302,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
             list(lm.read_sentences(tmp_path / name))
         assert name in str(error.value)
     Lexicon((f"W{n}", ["AH"]) for n in range(100)).write(tmp_path / "lexicon.txt")
+    with pytest.raises(SystemExit):
+        lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "a.txt", "--text", "b.txt"])
     with pytest.raises(DataError, match="--order 10"):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "none.txt", "--order", "10"])

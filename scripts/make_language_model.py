@@ -203,7 +203,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def read(paths: Sequence[Path]) -> NDArray[np.int64]:
         sentences = (sentence for path in paths for sentence in read_sentences(path))
-        return encode((sentence for sentence in sentences if sentence not in excluded), vocabulary)
+        tokens = encode((text for text in sentences if text not in excluded), vocabulary)
+        if not (tokens > END).any():
+            names = ", ".join(str(path) for path in paths)
+            raise DataError(f"{names}: expected sentences with words of the lexicon, found none")
+        return tokens
 
     models = []
     for paths in options.text:

@@ -303,7 +303,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         assert name in str(error.value)
     Lexicon((f"W{n}", ["AH"]) for n in range(100)).write(tmp_path / "lexicon.txt")
     (tmp_path / "empty.txt").write_text("x y\n")
-    with pytest.raises(DataError, match="empty.txt: expected sentences with words of the lexicon"):
+    with pytest.raises(DataError, match=r"empty\.txt: expected sentences with words"):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", f"{tmp_path}/empty.txt"])
     with pytest.raises(SystemExit):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "a.txt", "--text", "b.txt"])

@@ -12,15 +12,24 @@ from safetensors import SafetensorError
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; on success it becomes `path`, on error it goes.
 
+    Of a link, the file that it leads to is replaced. What is no file, such as /dev/null, is not
+    replaced but written to, under its own name.
+
     Raises:
         OSError: `path` cannot be written; it is named, not the temporary file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    file = path.resolve()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
+        partial.touch()
+        mode = partial.stat().st_mode  # as the umask will have it
         yield partial
-        partial.chmod(0o644)  # safetensors makes files that only their owner can read
-        partial.replace(path)
+        partial.chmod(mode)  # safetensors makes files that only their owner can read
+        partial.replace(file)
     except SafetensorError as error:  # safetensors' way to say that the disk is full
         raise OSError(f"{path}: cannot be written: {error}") from None
     except OSError as error:

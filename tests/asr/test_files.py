@@ -3,6 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from asr.files import replacing, write_text
 
@@ -23,3 +25,38 @@ def test_what_cannot_be_written_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as error, replacing(path) as partial:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(partial))
     assert error.value.filename == str(path)
+
+
+def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    """As `--out /dev/null` is: a file in its place would break every other program."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    write_text(path, "new")
+    assert os.read(end, 10) == b"new"
+    os.close(end)
+    assert path.is_fifo()
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_link_still_leads_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.txt").write_text("old")
+    path = tmp_path / "a.txt"
+    path.symlink_to("disk/a.txt")
+    write_text(path, "new")
+    assert path.is_symlink()
+    assert (tmp_path / "disk" / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_who_may_read_it_is_up_to_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+        with replacing(tmp_path / "a.safetensors") as partial:
+            save_file({"x": torch.zeros(1)}, partial)
+    finally:
+        os.umask(before)
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == mode

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ Spelling = tuple[int, ...]  # units of a word
 
 _NOT_WORDS = {"<s>", "</s>", "<unk>"}
 _HOMOPHONES = 6  # flashlight's tree holds so many words with one spelling
+_redirecting = threading.Lock()  # two threads at once would leave standard error redirected
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def load_word_graph(
         language_model: n-gram model in ARPA format, gzipped or not.
         hotwords: normalised words and what is added to their log10-probabilities. Those that the
             language model lacks are scored as its unknown word, those that the lexicon lacks
-            are spelled by rule.
+            are spelled by rule. Of more than six words that sound alike the likeliest stay.
 
     Raises:
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
@@ -83,7 +85,8 @@ def load_word_graph(
     words = tuple(labels)
     model: LM = load_kenlm(language_model, words)
     if hotwords:
-        model = BoostedModel(model, {labels[word]: bonus for word, bonus in hotwords.items()})
+        bonuses = {labels[word]: bonus for word, bonus in hotwords.items() if word in labels}
+        model = BoostedModel(model, bonuses)
     return WordGraph(words, trie, model, num_units, separator)
 
 
@@ -167,11 +170,14 @@ def load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     """KenLM draws a progress bar on the process's standard error, past `sys.stderr`."""
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
+    with _redirecting, Path(os.devnull).open("wb") as nowhere:
+        try:
+            saved = os.dup(2)
+        except OSError:  # closed: nobody reads it
+            saved = os.dup(nowhere.fileno())
+        try:
             os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)

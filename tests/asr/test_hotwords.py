@@ -82,6 +82,13 @@ def test_a_word_that_the_language_model_lacks_is_found(lm: Path) -> None:
     assert _decode(CharacterTokenizer(), lm, "TEA TOE", {"TEA": 2.0})[0] == ("TEA", "TOE")
 
 
+def test_of_more_hotwords_that_sound_alike_than_a_tree_holds_one_is_found(lm: Path) -> None:
+    hotwords = dict.fromkeys(["SEA", "TEE", "TEA", "TE", "TIE", "TI", "TEY", "TEIE", "TEEE"], 4.0)
+    lexicon = Lexicon((word, ["S" if word == "SEA" else "T", "IY"]) for word in hotwords)
+    words, _ = _decode(PhonemeTokenizer(lexicon), lm, "TEA", hotwords)
+    assert words[0] in hotwords
+
+
 def test_a_word_that_was_not_said_is_not_found(lm: Path) -> None:
     assert _decode(PHONEMES, lm, "TOE SEA", {"ZEBRA": 4.0})[0] == ("TOE", "SEA")
 

@@ -45,9 +45,10 @@ def segments(blocks: Iterable[Tensor], sample_rate: int) -> Iterator[Segment]:
         held = torch.cat([held, block]) if len(held) else block
         while len(held) > longest:
             cut = _quietest(held[:longest], sample_rate)
-            piece, held = held[:cut].clone(), held[cut:].clone()  # views would keep it all
-            yield Segment(start, piece)
+            yield Segment(start, held[:cut].clone())  # a view would keep the whole block
+            held = held[cut:]
             start += cut
+        held = held.clone()
     if len(held):
         yield Segment(start, held)
 

@@ -1,10 +1,13 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from asr.segment import MAX_SECONDS, MIN_SECONDS, segments
 
@@ -84,6 +87,34 @@ def test_a_short_gap_counts_more_than_soft_speech() -> None:
 def test_an_offset_changes_nothing() -> None:
     waveform = speech((8.0, 0.1), (0.6, 0.03), (5.0, 0.1), (0.2, 1e-4), (7.0, 0.1))
     assert cuts(waveform + 0.3) == cuts(waveform)
+
+
+def test_one_large_block_is_not_copied_for_each_piece() -> None:
+    """An hour as one block, which `transcribe_waveform` gives, took minutes."""
+
+    class Copied(TorchDispatchMode):
+        samples = 0
+
+        def __torch_dispatch__(
+            self,
+            func: OpOverload,
+            types: object,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> object:
+            if func.overloadpacket is torch.ops.aten.clone:
+                self.samples += args[0].numel()
+            return func(*args, **(kwargs or {}))
+
+    waveform = speech((600.0, 0.1))
+    with Copied() as copied:
+        assert len(list(segments([waveform], RATE))) > 30
+    assert copied.samples <= 2 * len(waveform)
+
+
+def test_pieces_do_not_keep_the_block_that_they_are_of() -> None:
+    for piece in segments([speech((45.0, 0.1))], RATE):
+        assert piece.waveform.untyped_storage().nbytes() == piece.waveform.nbytes
 
 
 def test_digital_silence_is_cut_too() -> None:

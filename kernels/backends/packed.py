@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP
-from kernels.cells import Cell, States, Weights
+from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward
+from kernels.cells import LSTMS, Cell, States, Weights
 
 BLOCK = 128  # rows of a sum in float32
 
@@ -68,28 +68,34 @@ class _Packing:
 
 
 def _by_direction(weights: Sequence[Tensor], N: int) -> list[Weights]:
+    """From `Weights.present` of all directions."""
     each = len(weights) // N
-    return [Weights(*weights[n * each : (n + 1) * each]) for n in range(N)]
+    directions = []
+    for n in range(N):
+        own = list(weights[n * each : (n + 1) * each])
+        peephole = own.pop() if each % 2 else None  # all others come in pairs
+        directions.append(Weights(*own)._replace(peephole=peephole))
+    return directions
 
 
-def _biases(w: Weights, cell: str) -> tuple[Tensor, Tensor]:
-    """(what is added to W x [G*H], what the GRU adds inside its reset gate's product [H])."""
-    H = w.hh.shape[1]
+def _bias(w: Weights, cell: str) -> Tensor:
+    """What is added to W x [G*H]; the GRU adds d_n inside its reset gate's product."""
     if w.bias_ih is None or w.bias_hh is None:
-        return w.hh.new_zeros(len(w.hh)), w.hh.new_zeros(H)
+        return w.hh.new_zeros(len(w.hh))
     if cell != "gru":
-        return w.bias_ih + w.bias_hh, w.hh.new_zeros(H)
-    outside = torch.cat([w.bias_hh[: 2 * H], w.hh.new_zeros(H)])
-    return w.bias_ih + outside, w.bias_hh[2 * H :]
+        return w.bias_ih + w.bias_hh
+    H = w.hh.shape[1]
+    return w.bias_ih + torch.cat([w.bias_hh[: 2 * H], w.hh.new_zeros(H)])
 
 
 @torch.library.custom_op("kernels::packed_recurrence", mutates_args=())
 def recurrence(
     x: Tensor,  # [T, B, D]
-    weights: Sequence[Tensor],  # W_ih, W_hh and, if there is bias, b_ih, b_hh of each direction
+    weights: Sequence[Tensor],  # W_ih, W_hh and, if there are, b_ih, b_hh, p of each direction
     h_0: Tensor,  # [N, B, H]
     c_0: Tensor,  # [N, B, H], without c [N, B, 0]
     lengths: Tensor | None,  # [B], from 1 to T
+    mask: Tensor | None,  # [N, B, H], of h where U sees it
     cell: str,
     save: bool,  # what the backward pass needs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -102,19 +108,20 @@ def recurrence(
     sizes, rows = packing.sizes, packing.pack(x)
     R = len(rows)
     h_n, c_n = packing.ordered(h_0), packing.ordered(c_0)
+    mask = None if mask is None else packing.ordered(mask)
     y = x.new_empty(R, N, H)
     spaces = _spaces(x, weights[0], h_0, cell, N if save else 1)
     for n, w in enumerate(_by_direction(weights, N)):
         gates, before, kept = (space[n if save else 0, :R] for space in spaces)
-        bias, bias_n = _biases(w, cell)
-        torch.addmm(bias, rows, w.ih.t(), out=gates.flatten(1))
-        steps = FORWARD[cast(Cell, cell)](gates, w.hh, bias_n, kept, sizes)
+        torch.addmm(_bias(w, cell), rows, w.ih.t(), out=gates.flatten(1))
+        steps = FORWARD[cast(Cell, cell)](gates, w, kept, sizes)
         outputs, befores = y[:, n].split(sizes), before.split(sizes)
         h, c = ([state[n, :b] for b in range(B + 1)] for state in (h_n, c_n))
         for t in packing.frames(n):
             b = sizes[t]
             befores[t].copy_(h[b])
-            steps.step(t, h[b], c[b])
+            seen = h[b] if mask is None else h[b] * mask[n, :b]
+            steps.step(t, seen, h[b], c[b])
             outputs[t].copy_(h[b])
     if not save:
         spaces = _spaces(x, weights[0], h_0, cell, 0)
@@ -123,8 +130,9 @@ def recurrence(
 
 @recurrence.register_fake
 def _(
-    x: Tensor, weights: Sequence[Tensor], h_0: Tensor, c_0: Tensor, _: Any, cell: str, save: bool
+    x: Tensor, weights: Sequence[Tensor], h_0: Tensor, c_0: Tensor, *others: Any
 ) -> tuple[Tensor, ...]:
+    *_, cell, save = others
     (T, B, _), (N, _, H) = x.shape, h_0.shape
     spaces = _spaces(x, weights[0], h_0, cell, N if save else 0)
     return x.new_empty(T, B, N * H), torch.empty_like(h_0), torch.empty_like(c_0), *spaces
@@ -161,6 +169,7 @@ def recurrence_backward(
     x: Tensor,
     weights: Sequence[Tensor],
     lengths: Tensor | None,
+    mask: Tensor | None,
     gates: Tensor,
     before: Tensor,
     kept: Tensor,
@@ -174,18 +183,27 @@ def recurrence_backward(
     R = len(rows)
     dys = packing.pack(dy).unflatten(1, (N, H))
     dh_0, dc_0 = packing.ordered(dh_n), packing.ordered(dc_n)
+    mask = None if mask is None else packing.ordered(mask)
     dx = rows.new_empty(rows.shape if with_dx else (0, 0))
     gradients: list[Tensor] = []
     for n, w in enumerate(_by_direction(weights, N)):
-        steps = BACKWARD[cast(Cell, cell)](gates[n, :R], before[n, :R], kept[n, :R], sizes)
-        outputs = dys[:, n].split(sizes)
+        h = before[n, :R]
+        steps = BACKWARD[cast(Cell, cell)](gates[n, :R], w, h, kept[n, :R], sizes)
+        outputs, inner = dys[:, n].split(sizes), steps.inner.split(sizes)
+        seen = h if mask is None else h * torch.cat([mask[n, :b] for b in sizes])
         for t in packing.frames(n, backwards=True):
             dh = dh_0[n, : sizes[t]].add_(outputs[t])
-            steps.step(t, dh, dc_0[n, : sizes[t]], w.hh)
+            steps.step(t, dh, dc_0[n, : sizes[t]])
+            if mask is None:
+                dh.addmm_(inner[t], w.hh)
+            else:
+                dh.addcmul_(inner[t] @ w.hh, mask[n, : sizes[t]])
         outer = steps.outer
-        gradients += [_product(outer, rows), _product(steps.inner, before[n, :R])]
+        gradients += [_product(outer, rows), _product(steps.inner, seen)]
         if w.bias_ih is not None:
             gradients += [outer.sum(0), steps.inner.sum(0)]
+        if isinstance(steps, LstmBackward) and w.peephole is not None:
+            gradients.append(steps.peepholes())
         if with_dx:
             dx.addmm_(outer, w.ih, beta=min(n, 1))
     dx = packing.unpack(dx) if with_dx else dx
@@ -202,18 +220,18 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weights, _, _, lengths, ctx.cell, _ = inputs
-    ctx.save_for_backward(x, lengths, *output[3:], *weights)
+    x, weights, _, _, lengths, mask, ctx.cell, _ = inputs
+    ctx.save_for_backward(x, lengths, mask, *output[3:], *weights)
     ctx.mark_non_differentiable(*output[3:])
 
 
 def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, lengths, gates, before, kept, *weights = ctx.saved_tensors
+    x, lengths, mask, gates, before, kept, *weights = ctx.saved_tensors
     with_dx = ctx.needs_input_grad[0]
     dx, dh_0, dc_0, gradients = recurrence_backward(
-        dy, dh_n, dc_n, x, weights, lengths, gates, before, kept, ctx.cell, with_dx
+        dy, dh_n, dc_n, x, weights, lengths, mask, gates, before, kept, ctx.cell, with_dx
     )
-    return dx if with_dx else None, gradients, dh_0, dc_0, None, None, None
+    return dx if with_dx else None, gradients, dh_0, dc_0, None, None, None, None
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:
@@ -228,12 +246,17 @@ recurrence_backward.register_autograd(_no_double_backward)
 
 
 def layer(
-    cell: Cell, x: Tensor, states: States, weights: list[Weights], lengths: Tensor | None
+    cell: Cell,
+    x: Tensor,
+    states: States,
+    weights: list[Weights],
+    lengths: Tensor | None,
+    mask: Tensor | None,
 ) -> tuple[Tensor, States]:
-    """As `kernels.backends.Layer`, of a cell in `FORWARD` without projection or peepholes."""
+    """As `kernels.backends.Layer`, without projection."""
     flat = [tensor for w in weights for tensor in w.present]
     h_0 = states[0]
-    c_0 = states[1] if cell == "lstm" else h_0.new_empty(*h_0.shape[:2], 0)
+    c_0 = states[1] if cell in LSTMS else h_0.new_empty(*h_0.shape[:2], 0)
     needs = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *flat, *states))
-    y, h_n, c_n, *_ = recurrence(x, flat, h_0, c_0, lengths, cell, needs)
+    y, h_n, c_n, *_ = recurrence(x, flat, h_0, c_0, lengths, mask, cell, needs)
     return y, (h_n, c_n)[: len(states)]

@@ -68,7 +68,9 @@ def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tenso
     return y, (h,)
 
 
-def _suits_packed(cell: Cell, x: Tensor, weights: list[Weights], lengths: Tensor | None) -> bool:
+def _suits_packed(
+    cell: Cell, x: Tensor, weights: list[Weights], lengths: Tensor | None, variant: bool
+) -> bool:
     """Whether `packed` is the fastest here, or the only one that torch.compile can take.
 
     Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's. It spreads a step
@@ -78,7 +80,7 @@ def _suits_packed(cell: Cell, x: Tensor, weights: list[Weights], lengths: Tensor
         return False
     if x.dtype not in (torch.float32, torch.float64):
         return False
-    if cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
+    if variant or cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return True
     return lengths is not None and x.shape[1] >= 16 and torch.get_num_threads() == 1
 
@@ -92,11 +94,14 @@ def layer(
     mask: Tensor | None,
     options: Options,
 ) -> tuple[Tensor, States]:
-    """See `kernels.backends.Layer`. The variants, which ATen lacks, run as in the reference."""
-    if cell == "cifg" or mask is not None or weights[0].peephole is not None:
+    """See `kernels.backends.Layer`. The variants that neither ATen nor `packed` has, in 16 bits,
+    with projection or on a GPU, run as in the reference.
+    """
+    variant = cell == "cifg" or mask is not None or weights[0].peephole is not None
+    if _suits_packed(cell, x, weights, lengths, variant):
+        return packed.layer(cell, x, states, weights, lengths, mask)
+    if variant:
         return reference.layer(cell, x, states, weights, lengths, mask, options)
-    if _suits_packed(cell, x, weights, lengths):
-        return packed.layer(cell, x, states, weights, lengths)
     ends = None if lengths is None else _Ends.of(lengths, len(x))
     if ends is not None and cell == "lstm":
         x = _with_hold(x, ends)

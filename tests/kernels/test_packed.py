@@ -7,6 +7,7 @@ import torch
 
 import kernels
 from kernels.backends import packed
+from kernels.cells import GATES, LSTMS, Cell
 from kernels.testing import assert_matches_torch, initial_states
 
 D = 7
@@ -17,7 +18,13 @@ CELLS: list[tuple[str, dict[str, Any]]] = [
     ("RNN", {}),
     ("RNN", {"nonlinearity": "relu"}),
 ]
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("LSTM", {"cifg": True}),
+    ("LSTM", {"peephole": True, "bias": False}),
+    ("GRU", {"recurrent_dropout": 0.5}),
+]
 cells = pytest.mark.parametrize(("name", "options"), CELLS, ids=str)
+cells_and_variants = pytest.mark.parametrize(("name", "options"), CELLS + VARIANTS, ids=str)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +40,7 @@ def _flat(result: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("uneven", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("with_dx", [False, True], ids=["leaf", "inner"])
-@cells
+@cells_and_variants
 @pytest.mark.usefixtures("fresh_compiler")
 def test_compiles_with_its_gradients(
     name: str, options: dict[str, Any], with_dx: bool, uneven: bool
@@ -45,6 +52,7 @@ def test_compiles_with_its_gradients(
     leaves = [*module.parameters(), *([x] if with_dx else [])]
     results = []
     for call in (module, compiled):
+        torch.manual_seed(7)  # of the recurrent dropout
         outputs = _flat(call(x, None, lengths))
         loss = torch.stack([(value**2).sum() for value in outputs]).sum()
         results.append([*outputs, *torch.autograd.grad(loss, leaves)])
@@ -80,24 +88,50 @@ def test_sums_of_many_rows_round_as_little_as_torch() -> None:
     assert_matches_torch(ours, theirs, torch.randn(400, 17, D), torch.full((17,), 400))
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
-def test_operators_are_what_torch_expects(cell: str) -> None:
-    T, B, H, N = 3, 2, 4, 2
-    G = {"lstm": 4, "gru": 3}.get(cell, 1)
+@pytest.mark.parametrize("variant", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "cifg", "gru", "rnn_tanh", "rnn_relu"])
+def test_operators_are_what_torch_expects(cell: Cell, variant: bool) -> None:
+    T, B, H, N, G = 3, 2, 4, 2, GATES[cell]
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, requires_grad=True)
 
     one = [draw(G * H, D), draw(G * H, H), draw(G * H), draw(G * H)]
+    if variant and cell in LSTMS:
+        one.append(draw((G - 1) * H))  # peepholes
     other = [w.detach().clone().requires_grad_() for w in one]
-    states = draw(N, B, H), draw(N, B, H if cell == "lstm" else 0)
-    arguments = (draw(T, B, D), [*one, *other], *states, torch.tensor([1, 3]), cell, True)
+    states = draw(N, B, H), draw(N, B, H if cell in LSTMS else 0)
+    mask = 2.0 * (torch.rand(N, B, H) < 0.5) if variant else None
+    arguments = (draw(T, B, D), [*one, *other], *states, torch.tensor([1, 3]), mask, cell, True)
     checks = ("test_schema", "test_autograd_registration")  # fake tensors: the compiled ones above
     torch.library.opcheck(packed.recurrence, arguments, test_utils=checks)
 
 
-def test_no_double_backward() -> None:
-    module = kernels.GRU(D, 5, backend="torch")
+@cells_and_variants
+def test_nothing_is_kept_without_gradients(
+    name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+
+    def look(*arguments: Any) -> Any:
+        results = packed_recurrence(*arguments)
+        kept.append(sum(value.numel() for value in results[3:]))
+        return results
+
+    packed_recurrence = packed.recurrence
+    monkeypatch.setattr(packed, "recurrence", look)
+    module = getattr(kernels, name)(D, 5, dtype=torch.float64, **options)
+    x = torch.randn(6, 3, D, dtype=torch.float64)
+    module(x)
+    with torch.no_grad():
+        module(x)
+    assert kept[0] > 0
+    assert kept[1] == 0
+
+
+@pytest.mark.parametrize(("name", "options"), [("GRU", {}), *VARIANTS], ids=str)
+def test_no_double_backward(name: str, options: dict[str, Any]) -> None:
+    module = getattr(kernels, name)(D, 5, backend="torch", **options)
     x = torch.randn(6, 3, D, requires_grad=True)
     (dx,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="use backend='reference'"):

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 import kernels
 
-MODULES = [("LSTM", {}), ("LSTM", {"proj_size": 2}), ("GRU", {}), ("RNN", {"nonlinearity": "relu"})]
+MODULES = [
+    ("LSTM", {}),
+    ("LSTM", {"proj_size": 2}),
+    ("LSTM", {"cifg": True, "peephole": True}),
+    ("GRU", {}),
+    ("RNN", {"nonlinearity": "relu"}),
+]
 BACKENDS = ["torch", "reference"]
 
 cases = pytest.mark.parametrize(("name", "options"), MODULES, ids=str)

@@ -69,6 +69,16 @@ def test_triton_is_as_accurate_as_the_reference(
     assert_as_accurate(_run(_on(module, "triton", dtype), x, lengths, initial), exact, rival)
 
 
+@variants
+def test_torch_is_as_accurate_as_the_reference(name: str, options: dict[str, Any]) -> None:
+    module = getattr(kernels, name)(D, H, num_layers=2, bidirectional=True, **options)
+    x, lengths = torch.randn(9, 20, D), torch.arange(20) % 9 + 1
+    initial = initial_states(module, 20)
+    exact = _run(_on(module, "reference", torch.float64), x, lengths, initial)
+    rival = errors(_run(_on(module, "reference", torch.float32), x, lengths, initial), exact)
+    assert_as_accurate(_run(_on(module, "torch", torch.float32), x, lengths, initial), exact, rival)
+
+
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @variants
 def test_gradcheck(name: str, options: dict[str, Any], backend: str) -> None:

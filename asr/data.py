@@ -68,11 +68,16 @@ def _read_cuts(path: Path) -> list[Utterance]:
         whole = (
             isinstance(cut, DataCut)
             and cut.recording is not None
+            and [source.type for source in cut.recording.sources] == ["file"]
+            and cut.num_channels == cut.recording.num_channels
             and cut.start == 0
             and math.isclose(cut.duration, cut.recording.duration, abs_tol=_ROUNDING)
         )
         if len(cut.supervisions) != 1 or not whole:
-            raise DataError(f"{path}: cut {cut.id} must be one whole recording with one transcript")
+            raise DataError(
+                f"{path}: cut {cut.id} must be one whole recording, all channels of one file, "
+                "with one transcript"
+            )
         supervision = cut.supervisions[0]
         utterances.append(
             Utterance(

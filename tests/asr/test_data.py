@@ -147,6 +147,21 @@ def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):
             read_manifest(path)
 
 
+def test_a_channel_of_a_recording_is_no_utterance(tmp_path):
+    """Nor is one of its files: all channels of one file are what is read."""
+    soundfile.write(tmp_path / "two.wav", np.zeros((1600, 2)), 16000)
+    stereo = Recording.from_file(tmp_path / "two.wav")
+    split = replace(stereo, sources=[replace(stereo.sources[0], channels=[k]) for k in (0, 1)])
+    path = tmp_path / "cuts.jsonl"
+    for recording, channels in ((stereo, 0), (split, [0, 1]), (replace(stereo, sources=[]), 0)):
+        cut = recording.to_cut()
+        cut.channel = channels
+        cut.supervisions = [SupervisionSegment("a", recording.id, 0.0, 0.1, text="A")]
+        CutSet.from_cuts([cut]).to_file(path)
+        with pytest.raises(DataError, match="must be one whole recording"):
+            read_manifest(path)
+
+
 def test_not_a_manifest(tmp_path):
     path = tmp_path / "x.jsonl.gz"
     with pytest.raises(DataError, match="asr prepare"):

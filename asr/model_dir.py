@@ -59,8 +59,9 @@ class Packaged:
 
     @property
     def seconds_per_frame(self) -> float:
-        """Duration of an output frame."""
-        return self.model.frames_per_output * self.config.features.frame_shift / 1000
+        """Duration of an output frame, which is a whole number of samples."""
+        samples = self.model.frames_per_output * self.filter_bank.shift
+        return samples / self.config.features.sample_rate
 
 
 def load_model_dir(directory: Path | None = None, device: str = "cpu") -> Packaged:
@@ -108,8 +109,8 @@ def load_weights(model: AcousticModel, path: Path, output: bool = True) -> None:
     for name in sorted(expected.keys() | got.keys()):
         if expected.get(name) != got.get(name):
             raise ModelError(
-                f"{path}: {name}: expected {expected.get(name)}, got {got.get(name)}; "
-                "weights and config.toml are not of the same model"
+                f"{path}: {name}: expected {expected.get(name)}, got {got.get(name)}; the "
+                "weights are of a model with other settings or units"
             )
     model.load_state_dict(weights)
 

@@ -44,6 +44,21 @@ def test_round_trip(directory):
     assert not list(out.glob("*.partial"))
 
 
+def test_an_output_frame_is_a_whole_number_of_samples(tmp_path):
+    """10 ms at 22.05 kHz are 220.5 samples: of 220 each, 20 s end 45 ms sooner."""
+    config = CONFIG.model_copy(
+        update={"features": FeatureConfig(num_mel_bins=8, sample_rate=22050)}
+    )
+    tokenizer = build_tokenizer(config.units, ["HELLO"])
+    model = AcousticModel(config, len(tokenizer.units))
+    save_model_dir(tmp_path, config, model, tokenizer, "")
+    packaged = load_model_dir(tmp_path)
+    samples = 20 * 22050
+    log_probs, _ = packaged.emissions(torch.randn(1, samples), torch.tensor([samples]))
+    starts = torch.arange(log_probs.shape[1]) * packaged.seconds_per_frame
+    assert starts[-1] < 20 <= starts[-1] + 2 * packaged.seconds_per_frame
+
+
 def test_half_precision_is_close(directory, tmp_path):
     out, model = directory
     tokenizer = load_model_dir(out).tokenizer

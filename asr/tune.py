@@ -196,6 +196,14 @@ def _hypotheses(
 
 
 def save_weights(packaged: Packaged, trial: Trial) -> None:
-    """Write the weights, and beam search as the method, into the model's `config.toml`."""
-    config = packaged.config.model_copy(update={"decode": trial.decode})
+    """Write the weights into the model's `config.toml`.
+
+    With them goes beam search as the method, if the directory has a language model to search with.
+    """
+    decode = trial.decode
+    try:
+        find_language_model(packaged.directory)
+    except DataError:  # another one was given; who gives it again gets beam search without asking
+        decode = decode.model_copy(update={"method": packaged.config.decode.method})
+    config = packaged.config.model_copy(update={"decode": decode})
     write_text(packaged.directory / "config.toml", dump_config(config))

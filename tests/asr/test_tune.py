@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ from asr.audio import SAMPLE_RATE
 from asr.confidence import confidences
 from asr.config import DecodeConfig, load_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder
+from asr.decode import BeamDecoder, GreedyDecoder
 from asr.errors import DataError
 from asr.metrics import ErrorRate
 from asr.model_dir import load_model_dir
 from asr.tokenizer import CharacterTokenizer
+from asr.transcribe import load_model
 from asr.tune import Trial, save_weights, search, tune_lm
 from asr.word_graph import load_word_graph
 
@@ -105,6 +107,8 @@ def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) ->
 def test_weights_are_saved_in_the_model_directory(tiny_model: Path, tmp_path: Path) -> None:
     for path in tiny_model.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    names = {path.name for path in tmp_path.iterdir()}
     packaged = load_model_dir(tmp_path)
     expected = DecodeConfig(
         method="beam", lm_weight=2.25, word_score=-0.5, prior_weight=0.5, log_priors=(-0.5, -1.0)
@@ -112,9 +116,21 @@ def test_weights_are_saved_in_the_model_directory(tiny_model: Path, tmp_path: Pa
     save_weights(packaged, Trial(expected, ErrorRate()))
     saved = load_config(tmp_path / "config.toml")
     assert saved == packaged.config.model_copy(update={"decode": expected})
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        path.name for path in tiny_model.iterdir()
-    )
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_directory_without_language_model_is_still_decoded_greedily(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Tuned with another language model, it would ask for one of its own ever after."""
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (tmp_path / "other.arpa").write_text(ARPA)
+    tuned = DecodeConfig(method="beam", lm_weight=2.25)
+    save_weights(load_model_dir(model), Trial(tuned, ErrorRate()))
+    assert isinstance(load_model(model, "cpu").decoder, GreedyDecoder)
+    searching = load_model(model, "cpu", language_model=tmp_path / "other.arpa")
+    assert searching.packaged.config.decode.lm_weight == 2.25
 
 
 def test_priors_make_up_for_a_network_that_prefers_blank(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class Trainer:
         self.model.cmvn_mean.copy_(mean)
         self.model.cmvn_istd.copy_(variance.clamp(min=1e-4).rsqrt())
 
-    def run(self, max_steps: int | None = None) -> Path | None:
+    def run(self, max_steps: int | None = None) -> Path:
         """Train to the end, or for `max_steps` more steps; returns the model directory.
 
         An interrupt ends the step and saves a checkpoint first, so that nothing is lost.
@@ -165,7 +165,7 @@ class Trainer:
             KeyboardInterrupt: after that.
         """
         self._report_corpora()
-        self.log.rewind(self.state.step)
+        self.log.rewind(self.state.step, self.state.epoch)
         last = None if max_steps is None else self.state.step + max_steps
         with self.log, Interrupt(self.log.say) as interrupt:
             while not self._is_over(last):
@@ -395,7 +395,7 @@ def train(
     max_steps: int | None = None,
     init: Path | None = None,
     workers: int = 2,
-) -> Path | None:
+) -> Path:
     """Train `config` on the manifests in `data`; resumes when `out` holds a checkpoint.
 
     Args:

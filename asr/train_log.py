@@ -50,12 +50,16 @@ class TrainingLog:
         if self._writer is not None:
             self._writer.close()
 
-    def rewind(self, step: int) -> None:
-        """Keep the records of the first `step` steps: a resumed training takes the others again."""
+    def rewind(self, step: int, epoch: int) -> None:
+        """Keep the records of `step` steps and `epoch` epochs: others are to come once more."""
         if self._records.exists():
             lines = self._records.read_text(encoding="utf-8").splitlines(keepends=True)
             whole = [line for line in lines if line.endswith("\n")]  # a kill may halve the last
-            kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
+            kept = [
+                line
+                for line, record in zip(whole, map(json.loads, whole), strict=True)
+                if record.get("step", 0) <= step and record.get("epoch", -1) < epoch
+            ]
             write_text(self._records, "".join(kept))
         self._writer = _tensorboard(self.out / "tensorboard", step)
 

@@ -289,6 +289,18 @@ def test_an_interrupt_while_an_epoch_is_scored_counts_it_once(data, tmp_path, mo
     assert (state.epoch, len(state.history)) == (1, 1)
 
 
+def test_an_epoch_that_is_scored_again_is_recorded_once(data, tmp_path, monkeypatch):
+    """Killed between its record and its checkpoint, after one that its last step made."""
+    recipe = _recipe(epochs=2, checkpoint_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "plot", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            Trainer(recipe, data, tmp_path).run()
+    Trainer(recipe, data, tmp_path).run()
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+    assert [record["epoch"] for record in records if "epoch" in record] == [0, 1]
+
+
 def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
     trainer = Trainer(_recipe(epochs=2, checkpoint_steps=1000), data, tmp_path)
 

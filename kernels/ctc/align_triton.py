@@ -1,9 +1,10 @@
 """Viterbi over CTC's states in Triton: one program an utterance, its labels across the lanes.
 
-States, choices and ties are those of `align_torch`. The two rows of scores never leave the
-registers; a byte per label and frame goes to memory, and is read once on the way back. The next
-frame is loaded before the current one is worked on, so that its latency is hidden. Offsets are
-64-bit; lengths are runtime values, read on the device, so that the host never waits.
+States and ties are those of `align_torch`. Scores are two rows, of blanks and of labels, that never
+leave the registers. A byte per label and frame goes to memory, and is read once on the way back:
+bits 0-1 say how label k was reached, bit 2 how blank k was. The next frame is loaded before the
+current one is worked on, so that its latency is hidden. Offsets are 64-bit; lengths are runtime
+values, read on the device, so that the host never waits.
 """
 
 from typing import TYPE_CHECKING
@@ -14,14 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.backends import current_device
-from kernels.ctc.align_torch import BLANK_FROM_LABEL, FROM_BLANK, FROM_LABEL
 
 if TYPE_CHECKING:
     from kernels.bench.compiled import Specimen
 
-_FROM_BLANK = tl.constexpr(FROM_BLANK)
-_FROM_LABEL = tl.constexpr(FROM_LABEL)
-_BLANK_FROM_LABEL = tl.constexpr(BLANK_FROM_LABEL)
+_FROM_BLANK, _FROM_LABEL, _BLANK_FROM_LABEL = (tl.constexpr(code) for code in (1, 2, 4))
 
 
 @triton.jit(do_not_specialize=["T", "L", "blank"])  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -115,7 +116,7 @@ def load_checkpoint(
     """Restore what `save_checkpoint` wrote under the same recipe.
 
     Raises:
-        ModelError: the file is damaged.
+        ModelError: the file is damaged, or of another network.
     """
     with _opened(path) as file:
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -131,7 +132,13 @@ def load_checkpoint(
         else:
             index, _, moment = rest.partition(".")
             moments.setdefault(int(index), {})[moment] = tensor
-    model.load_state_dict(weights)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = shorten(str(error), 300)
+        raise ModelError(
+            f"{path}: is of another network: {reason}; train into a new folder"
+        ) from None
     whole = optimizer.state_dict()
     whole["state"] = moments
     optimizer.load_state_dict(whole)

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import asr.checkpoint
@@ -313,6 +313,20 @@ def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
         trainer.run()
     assert not trainer.checkpoint.exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_checkpoint_of_another_network_is_named(data, tmp_path):
+    """The recipe may be the same: the code that makes a network of it changes, too."""
+    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    tensors["model.renamed"] = tensors.pop("model.output.bias")
+    save_file(tensors, path, metadata)
+    with pytest.raises(ModelError, match=r"another network.*; train into a new folder") as error:
+        train(_recipe(epochs=1), data, tmp_path, device="cpu")
+    assert "\n" not in str(error.value)
 
 
 def test_another_recipe_does_not_resume(data, tmp_path):

@@ -184,14 +184,14 @@ def evaluate(
     WER and CER of words; PER of phonemes, on the greedy path of a phoneme model.
     """
     from asr.data import read_manifest
-    from asr.decode import GreedyDecoder
     from asr.evaluate import evaluate
 
     utterances = read_manifest(data)
     recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size, lm)
-    decoder = None if isinstance(recognizer.decoder, GreedyDecoder) else recognizer.decoder
     with _progress("evaluate", len(utterances)) as on_progress:
-        result = evaluate(recognizer.packaged, utterances, decoder, on_progress=on_progress)
+        result = evaluate(
+            recognizer.packaged, utterances, recognizer.decoder, on_progress=on_progress
+        )
     typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
     if out is not None:
         result.write_rows(out)

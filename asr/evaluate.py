@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import read_audio
 from asr.data import Utterance
-from asr.decode import Decoder, greedy_decode
+from asr.decode import Decoder, GreedyDecoder, greedy_decode
 from asr.errors import AudioError, DataError
 from asr.files import replacing
 from asr.metrics import ErrorRate, character_error_rate, word_error_rate
@@ -102,8 +102,8 @@ def evaluate(
     Args:
         packaged: the model; its device is the one it was loaded on.
         utterances: with transcripts; an unreadable one is named in `failures`, the rest is done.
-        decoder: what turns emissions into words; None is the greedy path. A phoneme model is
-            scored by PER on the greedy path in either case.
+        decoder: what turns emissions into words; None, or a GreedyDecoder, is the greedy path. A
+            phoneme model is scored by PER on the greedy path in either case.
         batch_seconds: cap on the padded audio that goes through the network at once.
         on_progress: called after each batch with the number of utterances done so far.
 
@@ -112,6 +112,8 @@ def evaluate(
     """
     if not utterances:
         raise DataError("evaluate: expected at least one utterance, got none")
+    if isinstance(decoder, GreedyDecoder):
+        decoder = None
     # First, so that a transcript which cannot be phonemes is named before the work is done.
     phones = _reference_phones(packaged, utterances)
     failures: dict[str, str] = {}  # utterance -> reason

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from asr.cli import app
 from asr.config import Config, UnitConfig
 from asr.data import Utterance
+from asr.decode import GreedyDecoder
 from asr.errors import DataError
 from asr.evaluate import evaluate
 from asr.metrics import ErrorRate
@@ -108,6 +109,14 @@ def test_phoneme_model_with_a_decoder_gives_both(utterances: list[Utterance]) ->
     assert result.scores["WER"].errors == 7
     assert {row.hypothesis for row in result.rows} == {"A"}
     assert [result.search_of(name) for name in ("PER", "WER")] == ["greedy", "beam"]
+
+
+@pytest.mark.parametrize("kind", ["phoneme", "subword"])
+def test_a_greedy_decoder_is_the_greedy_path(utterances: list[Utterance], kind: str) -> None:
+    """Else phones were compared with words, and the score was called that of a beam search."""
+    packaged = model(kind)
+    result = evaluate(packaged, utterances, GreedyDecoder(packaged.tokenizer))
+    assert (result.scores, result.search) == (evaluate(packaged, utterances).scores, "greedy")
 
 
 @pytest.mark.parametrize("batch_seconds", [0.001, 0.09, 100.0])

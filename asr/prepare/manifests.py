@@ -104,7 +104,8 @@ def write_manifests(
         rejected: what the caller left out already.
 
     Raises:
-        DataError: a split or `name` cannot be part of a file's name, or no utterance is left.
+        DataError: a split or `name` cannot be part of a file's name, the path of an audio file is
+            not UTF-8, or no utterance is left.
     """
     items = list(items)
     for part in {name, *(item.split for item in items)}:
@@ -112,6 +113,8 @@ def write_manifests(
             raise DataError(
                 f"{part!r}: expected a corpus or split name of letters, digits, '.', '_' and '-'"
             )
+    for item in items:
+        _check_path(item.audio)
     rejections = out / f"{name}_rejected.tsv"
     kept, left_out = _inspect(items)
     left_out = [*rejected, *left_out]
@@ -127,6 +130,15 @@ def write_manifests(
         chosen = sorted((pair for pair in kept if pair[0].split == split), key=lambda p: p[0].id)
         parts[split] = _write_part(chosen, out / f"{name}_{split}.jsonl.gz")
     return Summary(parts, len(left_out), rejections)
+
+
+def _check_path(path: Path) -> None:
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{str(path.absolute())!r}: expected a path in UTF-8; rename what is not"
+        ) from None
 
 
 def _inspect(items: Sequence[Item]) -> tuple[list[tuple[Item, Audio]], list[Rejected]]:

@@ -320,6 +320,16 @@ def test_no_table(tmp_path: Path) -> None:
         prepare_tsv(tmp_path, tmp_path / "out", "mine")
 
 
+def test_a_path_that_is_not_text_is_named(tmp_path: Path) -> None:
+    """A manifest is UTF-8, which the name of a folder need not be."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_audio(tmp_path / "a.wav")
+    folder.mkdir()
+    (tmp_path / "a.wav").rename(folder / "a.wav")
+    with pytest.raises(DataError, match=r"caf\\udce9.*UTF-8; rename"):
+        write_manifests([Item("a", folder / "a.wav", "A", "", "train")], tmp_path, "mine")
+
+
 @pytest.mark.parametrize(("name", "split"), [("a/b", "train"), ("mine", "../train"), ("", "train")])
 def test_names_that_cannot_be_files(name: str, split: str, tmp_path: Path) -> None:
     item = Item("a", tmp_path / "a.wav", "YES", "", split)

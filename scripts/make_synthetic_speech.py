@@ -151,7 +151,7 @@ def read_sentences(path: Path, shortest: int, longest: int) -> list[str]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             return [line for line in file if shortest <= len(line.split()) <= longest]
-    except (OSError, UnicodeDecodeError, lzma.LZMAError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot read sentences: {error}") from None
 
 

@@ -83,6 +83,13 @@ def test_sentences_are_chosen_by_length(name: str, tmp_path: Path) -> None:
         script.read_sentences(tmp_path / "absent.txt", 3, 3)
 
 
+def test_a_packed_text_that_broke_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "text.xz"
+    path.write_bytes(lzma.compress(b"one two three\n" * 99)[:-20])
+    with pytest.raises(DataError, match="cannot read sentences"):
+        script.read_sentences(path, 3, 3)
+
+
 @needs_espeak
 def test_the_same_seed_is_the_same_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for out, jobs, seed in (("a", "1", "3"), ("b", "2", "3"), ("c", "2", "4")):

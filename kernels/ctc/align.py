@@ -1,7 +1,6 @@
 """`ctc_align`: which frames say which unit of a known text (Viterbi forced alignment)."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -67,7 +66,7 @@ def ctc_align(
         input_lengths,
         target_lengths,
         blank,
-        asynchronous=log_probs.device.type != "cpu",
+        asynchronous=not log_probs.is_cpu,
     )
     there = [name for name in available_backends() if name != "reference"]
     device, interpreted = log_probs.device.type, triton_is_interpreted()
@@ -91,7 +90,7 @@ def _in_range(labels: Labels, T: int, V: int) -> tuple[Labels, Tensor]:
     strange = (targets < 0) | (targets >= V) | (targets == labels.blank)
     wrong = (inside & strange).any(1) | (lengths != labels.lengths) | (frames != labels.frames)
     targets = targets.where(inside, labels.blank).clamp(0, V - 1)
-    return replace(labels, targets=targets, lengths=lengths, frames=frames), wrong
+    return labels._replace(targets=targets, lengths=lengths, frames=frames), wrong
 
 
 def _alignment(

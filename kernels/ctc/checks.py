@@ -4,7 +4,7 @@ All of these raise ValueError: `ctc_loss: blank must be from 0 to V - 1 = 31, go
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ REDUCTIONS = ("none", "mean", "sum")
 Lengths = Tensor | Sequence[int]
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What each utterance of a batch says; all tensors on the device of the logits."""
+class Labels(NamedTuple):
+    """What each utterance of a batch says; all tensors on the device of the logits.
+
+    They may be the caller's own, who may write into them before the backward pass: that reads
+    only what the forward pass has made of them.
+    """
 
     targets: Tensor  # [B, L] int64; anything past an end
     lengths: Tensor  # [B] int64; above L only where that is above T, which cannot be aligned
@@ -42,26 +45,25 @@ def labels_of(
             `asynchronous`; the backend then makes the loss of that utterance NaN.
     """
     T, B, _ = scores.shape
-    if scores.numel() == 0 or V == 0:
+    if V == 0 or 0 in scores.shape:
         raise ValueError(f"{op}: T, B and V must be at least 1, got {[T, B, V]}")
     if not 0 <= blank < V:
         raise ValueError(f"{op}: blank must be from 0 to V - 1 = {V - 1}, got {blank}")
-    frames = _lengths(op, "input_lengths", input_lengths, B)
-    lengths = _lengths(op, "target_lengths", target_lengths, B)
     _expect_integers(op, "targets", targets)
-    if targets.dim() not in (1, 2) or (targets.dim() == 2 and len(targets) != B):
+    if targets.dim() not in (1, 2) or (targets.dim() == 2 and targets.shape[0] != B):
         raise ValueError(
             f"{op}: targets must be [B, L] with B = {B}, or 1-D (all of them in a row), "
             f"got {list(targets.shape)}"
         )
     limit = targets.shape[-1]
-    if not asynchronous or frames.device.type == "cpu":
-        _expect_range(op, "input_lengths", frames, T, "T")
-    lengths_known = not asynchronous or lengths.device.type == "cpu"
-    if lengths_known:
-        _expect_range(op, "target_lengths", lengths, limit, "the labels in targets")
+    looked_at = not asynchronous
+    frames = _lengths(op, "input_lengths", input_lengths, B, T, "T", looked_at)
+    lengths = _lengths(
+        op, "target_lengths", target_lengths, B, limit, "the labels in targets", looked_at
+    )
     device = scores.device
     if targets.dim() == 1:
+        lengths_known = looked_at or lengths.is_cpu
         if lengths_known and (total := int(lengths.sum())) != limit:
             raise ValueError(
                 f"{op}: 1-D targets must hold sum(target_lengths) = {total} labels, got {limit}"
@@ -72,13 +74,10 @@ def labels_of(
         if not lengths_known:
             lengths = torch.where(lengths.sum() == limit, lengths, -1)
         targets = _padded(targets, lengths, longest)
-    # Copies, as the backward pass reads them: by then the caller may have written into his own.
-    targets = targets.to(device, torch.int64, copy=True)
-    lengths = lengths.to(device, copy=True)
-    frames = frames.to(device, copy=True)
-    if not asynchronous or targets.device.type == "cpu":
+    targets, lengths = targets.to(device, torch.int64), lengths.to(device, torch.int64)
+    if looked_at or targets.is_cpu:
         _expect_symbols(op, targets, lengths, V, blank)
-    return Labels(targets, lengths, frames, blank, limit)
+    return Labels(targets, lengths, frames.to(device, torch.int64), blank, limit)
 
 
 def check_options(op: str, reduction: str) -> None:
@@ -128,7 +127,10 @@ def refuse_second_derivative(op: str) -> None:
         )
 
 
-def _lengths(op: str, name: str, lengths: Lengths, B: int) -> Tensor:
+def _lengths(
+    op: str, name: str, lengths: Lengths, B: int, most: int, symbol: str, looked_at: bool
+) -> Tensor:
+    """As [B] integers, up to `most` unless they are on a GPU and not to be looked at."""
     if not isinstance(lengths, Tensor):
         lengths = torch.tensor(lengths)
         if lengths.numel() == 0:
@@ -136,9 +138,16 @@ def _lengths(op: str, name: str, lengths: Lengths, B: int) -> Tensor:
     _expect_integers(op, name, lengths)
     if lengths.dim() == 0 and B == 1:
         lengths = lengths.unsqueeze(0)
-    if list(lengths.shape) != [B]:
+    if lengths.shape != (B,):
         raise ValueError(f"{op}: {name} must be [B] = [{B}], got {list(lengths.shape)}")
-    return lengths.to(torch.int64)
+    if looked_at or lengths.is_cpu:
+        values = lengths.tolist()
+        if min(values) < 0 or max(values) > most:
+            n = next(n for n, length in enumerate(values) if not 0 <= length <= most)
+            raise ValueError(
+                f"{op}: {name} must be from 0 to {most}, {symbol}, got {name}[{n}] = {values[n]}"
+            )
+    return lengths
 
 
 def _padded(targets: Tensor, lengths: Tensor, L: int) -> Tensor:
@@ -157,17 +166,9 @@ def _expect_integers(op: str, name: str, tensor: Tensor) -> None:
         raise ValueError(f"{op}: {name} must be an int64 or int32 tensor, got {got}")
 
 
-def _expect_range(op: str, name: str, lengths: Tensor, most: int, symbol: str) -> None:
-    for n, length in enumerate(lengths.tolist()):
-        if not 0 <= length <= most:
-            raise ValueError(
-                f"{op}: {name} must be from 0 to {most}, {symbol}, got {name}[{n}] = {length}"
-            )
-
-
 def _expect_symbols(op: str, targets: Tensor, lengths: Tensor, V: int, blank: int) -> None:
-    if targets.numel():  # mostly all are right, past the ends too: one operator instead of ten
-        least, most = (int(value) for value in targets.aminmax())
+    if targets.numel():  # mostly all are right, past the ends too: two operators instead of ten
+        least, most = targets.min().item(), targets.max().item()
         if least >= 0 and most < V and not least <= blank <= most:
             return
     inside = torch.arange(targets.shape[1], device=targets.device) < lengths.unsqueeze(1)

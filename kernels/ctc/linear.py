@@ -16,13 +16,8 @@ from kernels.ctc.checks import (
     labels_of,
     refuse_second_derivative,
 )
-from kernels.ctc.loss import (
-    Reducing,
-    Reduction,
-    Steps,
-    backend_for,
-    steps_of,
-)
+from kernels.ctc.loss import Steps, backend_for, steps_of
+from kernels.ctc.reducing import Reducing, Reduction
 from kernels.precision import compute_dtype
 
 #: Logits that exist at a time, a multiple of a frame's: 32 MiB in float32.
@@ -83,9 +78,9 @@ def linear_ctc_loss(
     bias = None if bias is None else bias.to(dtype)
     device = hidden.device
     with torch.autocast(device.type, enabled=False), current_device(device):
-        way = Reducing(reduction, zero_infinity)
+        way = Reducing.of(reduction, zero_infinity, labels.lengths)
         if name == "reference":
-            return way.reduce(reference.losses(F.linear(hidden, weight, bias), labels), labels)
+            return way.reduce(reference.losses(F.linear(hidden, weight, bias), labels))
         loss: Tensor = _LinearCtcLoss.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, labels, way, steps_of(name)
         )
@@ -113,14 +108,14 @@ class _LinearCtcLoss(torch.autograd.Function):
         losses, residual = steps.occupy(emissions, alphabet, any(ctx.needs_input_grad))
         if residual is not None:
             ctx.save_for_backward(hidden, weight, bias, residual, losses)
-            ctx.alphabet, ctx.labels, ctx.way, ctx.steps = alphabet, labels, way, steps
-        return way.reduce(losses, labels)
+            ctx.alphabet, ctx.way, ctx.steps = alphabet, way, steps
+        return way.reduce(losses)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("linear_ctc_loss")
         hidden, weight, bias, residual, losses = ctx.saved_tensors
-        weights = ctx.way.weights(gradient, losses, ctx.labels)
+        weights = ctx.way.weights(gradient, losses)
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]
         sums = torch.promote_types(weight.dtype, torch.float32)
         d_hidden = torch.empty_like(hidden) if for_hidden else None

@@ -1,15 +1,14 @@
 """`ctc_loss`: connectionist temporal classification on raw logits."""
 
 import importlib
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from kernels.backends import available_backends, current_device, triton_is_interpreted
 from kernels.choice import choose_backend
-from kernels.ctc import loss_torch, reference
+from kernels.ctc import loss_aten, reference
 from kernels.ctc.checks import (
     Labels,
     Lengths,
@@ -18,8 +17,7 @@ from kernels.ctc.checks import (
     labels_of,
     refuse_second_derivative,
 )
-
-Reduction = Literal["none", "mean", "sum"]
+from kernels.ctc.reducing import Reducing, Reduction
 
 
 class Steps(Protocol):
@@ -103,11 +101,11 @@ def ctc_loss(
     labels = labels_of(
         op, logits, V, targets, input_lengths, target_lengths, blank, asynchronous=asynchronous
     )
-    way = Reducing(reduction, zero_infinity)
+    way = Reducing.of(reduction, zero_infinity, labels.lengths)
     if name == "reference":
-        reduced = way.reduce(reference.losses(logits, labels), labels)
-    elif name == "torch" and loss_torch.suits_aten(logits):
-        reduced = _AtenCtc.apply(logits, labels, way)  # type: ignore[no-untyped-call]
+        reduced = way.reduce(reference.losses(logits, labels))
+    elif name == "torch" and loss_aten.suits(logits):
+        reduced = loss_aten.loss(logits, labels, way)
     else:
         with current_device(logits.device):
             reduced = _CtcLoss.apply(  # type: ignore[no-untyped-call]
@@ -118,60 +116,14 @@ def ctc_loss(
 
 def backend_for(requested: str | None, scores: Tensor) -> str:
     """Name of the backend for logits of this dtype and device."""
-    there, interpreted = available_backends(), triton_is_interpreted()
-    return choose_backend(requested, scores.device.type, there, scores.dtype, interpreted)
+    device = "cpu" if scores.is_cpu else scores.device.type  # .type takes as long as an operator
+    interpreted = requested == "triton" and triton_is_interpreted()
+    return choose_backend(requested, device, available_backends(), scores.dtype, interpreted)
 
 
 def steps_of(backend: str) -> Steps:
     """The steps of `backend`, imported when first asked for."""
     return cast(Steps, importlib.import_module(f"kernels.ctc.loss_{backend}"))
-
-
-@dataclass(frozen=True)
-class Reducing:
-    """From losses [B] to what the caller asked for, and back."""
-
-    reduction: Reduction
-    zero_infinity: bool
-
-    def reduce(self, losses: Tensor, labels: Labels) -> Tensor:
-        """As torch reduces losses [B]."""
-        if self.zero_infinity:
-            losses = torch.where(losses == torch.inf, 0.0, losses)
-        if self.reduction == "none":
-            return losses
-        if self.reduction == "sum":
-            return losses.sum()
-        return (losses / labels.lengths.clamp(min=1)).mean()
-
-    def weights(self, gradient: Tensor, losses: Tensor, labels: Labels) -> Tensor:
-        """What each utterance's gradient is multiplied by, [B].
-
-        It is 0 for a loss of inf and NaN for one of NaN.
-        """
-        if self.reduction == "mean":
-            gradient = gradient / (labels.lengths.clamp(min=1) * len(losses))
-        finite = torch.where(losses.isnan(), torch.nan, gradient)
-        return torch.where(losses == torch.inf, 0.0, finite)
-
-
-class _AtenCtc(torch.autograd.Function):
-    """Without the backward pass of log_softmax: the operator's gradient is that for logits."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Labels, way: Reducing) -> Tensor:
-        log_probs, losses, alpha = loss_torch.aten_losses(logits, labels)
-        ctx.save_for_backward(log_probs, losses, alpha)
-        ctx.labels, ctx.way, ctx.dtype = labels, way, logits.dtype
-        return way.reduce(losses, labels)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        refuse_second_derivative("ctc_loss")
-        log_probs, losses, alpha = ctx.saved_tensors
-        weights = ctx.way.weights(gradient, losses, ctx.labels)
-        for_logits = loss_torch.aten_gradient(log_probs, losses, alpha, ctx.labels, weights)
-        return for_logits.to(ctx.dtype), None, None
 
 
 class _CtcLoss(torch.autograd.Function):
@@ -183,12 +135,12 @@ class _CtcLoss(torch.autograd.Function):
         losses, residual = steps.occupy(emissions, alphabet, ctx.needs_input_grad[0])
         if residual is not None:
             ctx.save_for_backward(logits, residual, losses)
-            ctx.alphabet, ctx.labels, ctx.way, ctx.steps = alphabet, labels, way, steps
-        return way.reduce(losses, labels)
+            ctx.alphabet, ctx.way, ctx.steps = alphabet, way, steps
+        return way.reduce(losses)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         refuse_second_derivative("ctc_loss")
         logits, residual, losses = ctx.saved_tensors
-        weights = ctx.way.weights(gradient, losses, ctx.labels)
+        weights = ctx.way.weights(gradient, losses)
         return ctx.steps.gradient(logits, residual, ctx.alphabet, weights), None, None, None

@@ -1,60 +1,20 @@
 """The loss by ATen's operators, on each utterance's own few symbols instead of all V.
 
-ATen's recursion and its gradient cost in proportion to the vocabulary. Here they see the
-distinct labels of an utterance and the blank, K of them; what is done on all V is one softmax
-forward and one backward, in chunks of frames that stay in the processor's cache. A small
-vocabulary has little to leave out: there ATen's own way is the fastest, as long as it is right.
+The gradient of ATen's recursion costs in proportion to the vocabulary. Here it sees the distinct
+labels of an utterance and the blank, K of them; what is done on all V is one softmax forward and
+one backward, in chunks of frames that stay in the processor's cache. A small vocabulary has
+little to leave out: see `loss_aten`.
 """
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.ctc import loss_aten
 from kernels.ctc.checks import Labels
 
 _IN_CACHE = 2**18  # logits, 1 MiB in float32
-SMALL = 256  # V up to which finding the needed symbols costs more than it saves
-
-
-def suits_aten(logits: Tensor) -> bool:
-    """Whether `aten_losses` is right and the fastest.
-
-    The loss alone costs ATen nothing for symbols that no label names. Its gradient is NaN at
-    symbols of probability zero, and wherever the padding is not finite.
-    """
-    if not logits.requires_grad:
-        return True
-    if logits.shape[2] > SMALL:
-        return False
-    least, most = logits.detach().aminmax()
-    return least.item() > -torch.inf and most.item() < torch.inf
-
-
-def aten_losses(logits: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities [T, B, V], losses [B] and ATen's alpha."""
-    log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    frames, lengths = labels.frames.tolist(), labels.lengths.tolist()
-    losses, alpha = torch._ctc_loss(log_probs, labels.targets, frames, lengths, labels.blank, True)
-    return log_probs, losses, alpha
-
-
-def aten_gradient(
-    log_probs: Tensor,  # [T, B, V]
-    losses: Tensor,  # [B]
-    alpha: Tensor,
-    labels: Labels,
-    weights: Tensor,  # [B], of each loss
-) -> Tensor:
-    """Of the weighted sum of losses for the logits; zero where a loss is inf.
-
-    torch.ctc_loss, which calls this operator, either has a gradient of NaN there or a loss of 0.
-    """
-    frames, lengths = labels.frames.tolist(), labels.lengths.tolist()
-    arguments = (log_probs, labels.targets, frames, lengths, losses, alpha, labels.blank, True)
-    gradient: Tensor = torch.ops.aten._ctc_loss_backward(weights, *arguments)
-    return gradient
 
 
 @dataclass(frozen=True)
@@ -63,7 +23,9 @@ class Alphabet:
 
     symbols: Tensor  # [B, K], the blank first; places that are left over hold the blank too
     places: Tensor  # [B, L], where in `symbols` each label stands; past an end anything
-    labels: Labels
+    frames: list[int]  # [B]
+    lengths: list[int]  # [B], labels
+    blank: int
 
 
 def alphabet(labels: Labels, T: int, V: int) -> Alphabet:
@@ -78,7 +40,8 @@ def alphabet(labels: Labels, T: int, V: int) -> Alphabet:
     symbols.scatter_(1, rank, torch.where(ordered < V, ordered, labels.blank))
     K = 1 + int(torch.where(ordered < V, rank, 0).amax()) if L else 1
     places = torch.empty_like(rank).scatter_(1, order, rank)
-    return Alphabet(symbols[:, :K], places.clamp(max=K - 1), labels)
+    frames, lengths = labels.frames.tolist(), labels.lengths.tolist()
+    return Alphabet(symbols[:, :K], places.clamp(max=K - 1), frames, lengths, labels.blank)
 
 
 def emissions(logits: Tensor, alphabet: Alphabet, first: int = 0) -> Tensor:
@@ -95,18 +58,16 @@ def occupy(
     emissions: Tensor, alphabet: Alphabet, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Losses [B], and probability minus occupancy [T, B, K]: the logits' gradient there."""
-    labels = alphabet.labels
-    with torch.enable_grad():
-        leaf = emissions.detach().requires_grad_(with_gradient)
-        losses = F.ctc_loss(leaf, alphabet.places, labels.frames, labels.lengths, reduction="none")
-        if not with_gradient:
-            return losses, None
-        # ATen's is not the derivative for `leaf`, but already the one for the logits.
-        (residual,) = torch.autograd.grad(losses.sum(), leaf)
+    says = alphabet.places, alphabet.frames, alphabet.lengths
+    losses, alpha = loss_aten.recursion(emissions, says, 0)
+    if not with_gradient:
+        return losses, None
+    ones = torch.ones_like(losses)
+    residual = loss_aten.gradient(emissions, says, 0, losses, alpha, ones)
     residual = residual.masked_fill(emissions == -torch.inf, 0.0)  # where ATen's is NaN
-    used = alphabet.symbols != labels.blank
+    used = alphabet.symbols != alphabet.blank
     used[:, 0] = True
-    return losses.detach(), torch.where(used, residual, residual[..., :1])
+    return losses, torch.where(used, residual, residual[..., :1])
 
 
 def gradient(
@@ -126,8 +87,8 @@ def gradient(
         probability = chunk.softmax(-1, dtype=residual.dtype)
         probability *= weights.unsqueeze(-1)
         part.copy_(probability.scatter_(2, _index(alphabet, chunk), replaced))
-    ends = torch.where(weights == 0, 0, alphabet.labels.frames) - first
-    for b, end in enumerate(ends.clamp(min=0).tolist()):
+    for b, (weight, frames) in enumerate(zip(weights.tolist(), alphabet.frames, strict=True)):
+        end = max(0, frames - first) if weight else 0
         if end < len(result):
             result[end:, b] = 0
     return result

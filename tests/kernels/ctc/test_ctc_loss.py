@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.ctc import ctc_loss, loss_torch, reference
+from kernels.ctc import ctc_loss, loss_aten, reference
 from kernels.ctc.checks import Labels
 
 backends = pytest.mark.parametrize("backend", ["reference", "torch", "triton"])
@@ -23,7 +23,7 @@ few = settings(max_examples=25)
 def _symbols(request: pytest.FixtureRequest) -> Iterator[None]:
     """The torch backend's two ways: the symbols that are needed, or all of a small vocabulary."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loss_torch, "SMALL", request.param)
+        patch.setattr(loss_aten, "SMALL", request.param)
         yield
 
 
@@ -193,31 +193,42 @@ def test_labels_may_be_overwritten_before_the_backward_pass(backend: str, reduct
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("zero_infinity", [False, True])
 @pytest.mark.parametrize("worst", [torch.nan, -torch.inf])
 @backends
 def test_nan_and_impossible_symbols_reach_their_own_utterance_only(
-    backend: str, worst: float
+    backend: str, worst: float, zero_infinity: bool
 ) -> None:
+    options = {"backend": backend, "zero_infinity": zero_infinity}
     logits = torch.randn(8, 5, 6).to(exactly(backend))
     targets = torch.tensor([[1, 2]]).expand(5, 2)
     frames, lengths = torch.full((5,), 8), torch.full((5,), 2)
-    clean, clean_gradient = values_and_gradient(logits, targets, frames, lengths, backend=backend)
+    clean, clean_gradient = values_and_gradient(logits, targets, frames, lengths, **options)
     logits[3, 1, 5] = worst
     logits[4, 2, 3:] = -torch.inf  # symbols that the target does not need
     logits[2, 2, 2] = -torch.inf  # one that it does, but not in this frame
     logits[:, 3, 2] = -torch.inf  # in every frame
-    losses, gradient = values_and_gradient(logits, targets, frames, lengths, backend=backend)
+    losses, gradient = values_and_gradient(logits, targets, frames, lengths, **options)
     nan = worst != worst
     assert losses[1].isnan() == nan
     assert (gradient[:, 1].isnan() == nan).all()
     assert losses[2].isfinite()
-    assert losses[3] == torch.inf
+    assert losses[3] == (0.0 if zero_infinity else torch.inf)
     assert not gradient[:, 3].any()
     assert gradient[:, 2:].isfinite().all()
     for b in (0, 4):
         tolerance = same_way(backend)
         torch.testing.assert_close(losses[b], clean[b], **tolerance)
         torch.testing.assert_close(gradient[:, b], clean_gradient[:, b], **tolerance)
+
+
+@backends
+def test_finite_logits_of_probability_zero_have_a_gradient(backend: str) -> None:
+    logits = torch.zeros(4, 1, 3)
+    logits[1, 0] = torch.tensor([2e38, 0.0, -2e38])
+    loss, gradient = values_and_gradient(logits, torch.tensor([[1]]), [4], [1], backend=backend)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
 
 
 @few

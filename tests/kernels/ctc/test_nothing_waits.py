@@ -14,9 +14,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from kernels.ctc.align import ctc_align
 from kernels.ctc.beam import ctc_beam_search
+from kernels.ctc.checks import labels_of
 from kernels.ctc.hotwords import Hotwords
 from kernels.ctc.lexicon import WordNGram
 from kernels.ctc.ngram import NGram
+from kernels.ctc.reducing import Reducing, Reduction
 
 UNITS = ["-", "a", "b"]
 ARPA = (
@@ -64,6 +66,21 @@ def test_alignment(shape: tuple[int, ...], fake: FakeTensorMode) -> None:
     result = ctc_align(log_probs, targets, lengths, lengths, backend="torch")
     assert result.path.shape == (2, 6)
     assert all(tensor.device.type == "cuda" for tensor in result)
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("shape", [(2, 4), (5,)], ids=["padded", "packed"])
+def test_checks_and_reductions_of_a_loss(
+    shape: tuple[int, ...], reduction: Reduction, fake: FakeTensorMode
+) -> None:
+    scores, lengths = _batch()
+    targets = torch.empty(shape, dtype=torch.int64, device="cuda")
+    labels = labels_of("op", scores, 3, targets, lengths, lengths, 0, asynchronous=True)
+    way = Reducing.of(reduction, True, labels.lengths)
+    losses = torch.empty(2, device="cuda")
+    weights = way.weights(way.reduce(losses), losses)
+    assert weights.shape == losses.shape
+    assert {*(x.device.type for x in (*labels[:3], weights))} == {"cuda"}
 
 
 @pytest.mark.parametrize("scored", ["plain", "units", "words"])

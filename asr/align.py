@@ -196,7 +196,7 @@ def align(packaged: Packaged, path: str | Path, text: str) -> Aligned:
 
 def _spell(tokenizer: Tokenizer, words: list[str]) -> tuple[list[int], list[tuple[int, int]]]:
     """Units of a text, and of each word its first unit and its last unit + 1."""
-    separator = tokenizer.encode("A A")[1:2] if isinstance(tokenizer, CharacterTokenizer) else []
+    separator = [tokenizer.separator] if isinstance(tokenizer, CharacterTokenizer) else []
     tokens: list[int] = []
     spans = []
     for word in words:

@@ -20,15 +20,14 @@ from torch import Tensor
 
 from asr.config import DecodeConfig
 from asr.errors import DataError
-from asr.tokenizer import PhonemeTokenizer, Tokenizer
+from asr.tokenizer import SEPARATOR, PhonemeTokenizer, Tokenizer
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
 
 BLANK = 0
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
 _ALTERNATIVES = 20  # hypotheses that have a say in how sure a word is
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
-_SEPARATOR = "|"  # the character tokenizer's
-_WORD_MARKS = ("▁", _SEPARATOR)  # what a unit that begins a word begins with
+_WORD_MARKS = ("▁", SEPARATOR)  # what a unit that begins a word begins with
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def join_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[st
     ]
     for start, end in zip(starts, [*starts[1:], len(units)], strict=True):
         if word := tokenizer.decode(tokens[start:end]):
-            yield word, start + (units[start] == _SEPARATOR), end
+            yield word, start + (units[start] == SEPARATOR), end
 
 
 class GreedyDecoder:

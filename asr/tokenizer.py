@@ -17,8 +17,8 @@ from asr.text import normalize
 BLANK = "<blk>"
 PACKAGED_LEXICON = Path(__file__).parent / "models" / "english" / "lexicon.txt"
 _TOKENS, _LEXICON, _SUBWORDS = "tokens.txt", "lexicon.txt", "subwords.model"
-_SPACE = "|"
-_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'" + _SPACE
+SEPARATOR = "|"  # the character tokenizer's space
+_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'" + SEPARATOR
 _QUIET = 2  # sentencepiece's minloglevel: errors only
 
 
@@ -122,7 +122,7 @@ class SubwordTokenizer:
                 model_type="unigram",
                 vocab_size=vocab_size - 1,
                 hard_vocab_limit=False,  # a small corpus may not hold that many pieces
-                required_chars=_CHARACTERS.removesuffix(_SPACE),
+                required_chars=_CHARACTERS.removesuffix(SEPARATOR),
                 character_coverage=1.0,
                 normalization_rule_name="identity",
                 max_sentence_length=1 << 20,
@@ -161,15 +161,16 @@ class CharacterTokenizer:
 
     def __init__(self) -> None:
         self.units: tuple[str, ...] = (BLANK, *_CHARACTERS)
+        self.separator = self.units.index(SEPARATOR)
         self._ids = {unit: index for index, unit in enumerate(self.units)}
 
     def encode(self, text: str) -> list[int]:
         """Ids of the characters of `text`."""
-        return [self._ids[character] for character in _SPACE.join(_words(text))]
+        return [self._ids[character] for character in SEPARATOR.join(_words(text))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the characters `ids`; spaces that are too many are dropped."""
-        return " ".join("".join(self.units[index] for index in ids).replace(_SPACE, " ").split())
+        return " ".join("".join(self.units[index] for index in ids).replace(SEPARATOR, " ").split())
 
     def save(self, directory: Path) -> None:
         """Write `tokens.txt`."""

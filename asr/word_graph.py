@@ -58,9 +58,7 @@ def load_word_graph(
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
     """
     unigrams = read_unigrams(language_model)
-    separator = None
-    if isinstance(tokenizer, CharacterTokenizer):
-        separator = tokenizer.encode("A A")[1]
+    separator = tokenizer.separator if isinstance(tokenizer, CharacterTokenizer) else None
     spellings = _speller(tokenizer, separator)
     labels: dict[str, int] = {}
     homophones: Counter[Spelling] = Counter()

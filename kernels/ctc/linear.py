@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import current_device
-from kernels.ctc import reference
 from kernels.ctc.checks import (
     Labels,
     Lengths,
@@ -16,7 +15,7 @@ from kernels.ctc.checks import (
     labels_of,
     refuse_second_derivative,
 )
-from kernels.ctc.loss import Steps, backend_for, steps_of
+from kernels.ctc.loss import Steps, backend_for, checked_loss, steps_of
 from kernels.ctc.reducing import Reducing, Reduction
 from kernels.precision import compute_dtype
 
@@ -40,7 +39,8 @@ def linear_ctc_loss(
     """`ctc_loss(F.linear(hidden, weight, bias), ...)` in far less memory.
 
     Logits exist for a few frames at a time and are computed again for the backward pass: one
-    product of [T * B, H] by [H, V] more, instead of several tensors of [T, B, V].
+    product of [T * B, H] by [H, V] more, instead of several tensors of [T, B, V]. Where all of
+    them are few, up to `CHUNK`, it is `ctc_loss`.
 
     Numerics: logits are those of F.linear, under torch.autocast in its dtype; the rest as
     `ctc_loss`. Gradients of weight and bias are summed over the chunks in float32 at least.
@@ -79,8 +79,8 @@ def linear_ctc_loss(
     device = hidden.device
     with torch.autocast(device.type, enabled=False), current_device(device):
         way = Reducing.of(reduction, zero_infinity, labels.lengths)
-        if name == "reference":
-            return way.reduce(reference.losses(F.linear(hidden, weight, bias), labels))
+        if name == "reference" or len(_chunks(hidden, weight)) == 1:
+            return checked_loss(name, F.linear(hidden, weight, bias), labels, way)
         loss: Tensor = _LinearCtcLoss.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, labels, way, steps_of(name)
         )

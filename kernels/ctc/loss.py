@@ -102,16 +102,21 @@ def ctc_loss(
         op, logits, V, targets, input_lengths, target_lengths, blank, asynchronous=asynchronous
     )
     way = Reducing.of(reduction, zero_infinity, labels.lengths)
-    if name == "reference":
-        reduced = way.reduce(reference.losses(logits, labels))
-    elif name == "torch" and loss_aten.suits(logits):
-        reduced = loss_aten.loss(logits, labels, way)
-    else:
-        with current_device(logits.device):
-            reduced = _CtcLoss.apply(  # type: ignore[no-untyped-call]
-                logits, labels, way, steps_of(name)
-            )
+    reduced = checked_loss(name, logits, labels, way)
     return reduced.reshape(()) if alone else reduced
+
+
+def checked_loss(backend: str, logits: Tensor, labels: Labels, way: Reducing) -> Tensor:
+    """`ctc_loss` on a backend's name, logits [T, B, V] and labels that are known to fit."""
+    if backend == "reference":
+        return way.reduce(reference.losses(logits, labels))
+    if backend == "torch" and loss_aten.suits(logits):
+        return loss_aten.loss(logits, labels, way)
+    with current_device(logits.device):
+        reduced: Tensor = _CtcLoss.apply(  # type: ignore[no-untyped-call]
+            logits, labels, way, steps_of(backend)
+        )
+        return reduced
 
 
 def backend_for(requested: str | None, scores: Tensor) -> str:

@@ -47,9 +47,18 @@ def _separately(dtype: torch.dtype, with_bias: bool) -> Results:
 
 
 @backends
+@pytest.mark.parametrize("chunk", [4 * B * V + 1, T * B * V], ids=["chunks", "at once"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_equals_both_after_each_other(with_bias: bool, batch_first: bool, backend: str) -> None:
+def test_equals_both_after_each_other(
+    *,
+    with_bias: bool,
+    batch_first: bool,
+    chunk: int,
+    backend: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear, "CHUNK", chunk)
     hidden, weight, bias = _inputs(torch.float32, batch_first)
     loss = linear_ctc_loss(
         *(hidden, weight, bias if with_bias else None, *LABELS),

@@ -26,13 +26,13 @@ from asr.checkpoint import (
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.device import choose_device
-from asr.errors import DataError
+from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import write_text
 from asr.flat_start import flat_start_loss
 from asr.interrupt import Interrupt
 from asr.model import AcousticModel
-from asr.model_dir import load_model_dir, load_weights, save_model_dir
+from asr.model_dir import Packaged, load_model_dir, load_weights, save_model_dir
 from asr.optimizer import build_optimizer, learning_rate
 from asr.select import Corpus, select
 from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -70,7 +70,7 @@ class Trainer:
         resumed = self.checkpoint.exists()
         if resumed:
             check_recipe(self.checkpoint, config)
-        start = None if init is None or resumed else load_model_dir(init)
+        start = None if init is None or resumed else _start(init, config)
         theirs = start.tokenizer if start and start.config.units.kind == config.units.kind else None
         self.tokenizer = self._tokenizer(train_set, theirs)
         torch.manual_seed(self.settings.seed)
@@ -369,6 +369,19 @@ class Trainer:
         save_model_dir(directory, self.config, self.model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
         return directory
+
+
+def _start(init: Path, config: Config) -> Packaged:
+    """The model to begin with; it must have heard the features that the recipe has."""
+    start = load_model_dir(init)
+    theirs, ours = start.config.features.model_dump(), config.features.model_dump()
+    others = [key for key in ours if ours[key] != theirs[key] and key != "dither"]
+    if others:
+        raise ModelError(
+            f"{init}: its features differ in {', '.join(others)} from the recipe's; take its "
+            "[features] into the recipe, or train without --init"
+        )
+    return start
 
 
 def _manifest(data: Path, name: str) -> list[Utterance]:

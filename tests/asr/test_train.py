@@ -395,11 +395,21 @@ def test_stops_when_nothing_gets_better(data, tmp_path):
 
 def test_starting_from_a_model(data, tmp_path):
     first = train(_recipe(epochs=1), data, tmp_path / "a", device="cpu")
-    assert first is not None
     trainer = Trainer(_recipe(epochs=2), data, tmp_path / "b", init=first)
     expected = load_file(first / "model.safetensors")
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, expected[name].float())
+
+
+def test_a_model_that_heard_other_features_is_no_start(data, tmp_path):
+    """Its weights would fit, and mean something else."""
+    train(_recipe(epochs=1), data, tmp_path / "one", device="cpu", max_steps=1)
+    init = tmp_path / "one" / "model"
+    other = parse_config(RECIPE | {"features": {"low_freq": 100.0, "dither": 1e-4}}, "test")
+    with pytest.raises(ModelError, match=r"model: its features differ in low_freq from"):
+        train(other, data, tmp_path / "two", device="cpu", init=init)
+    noisy = parse_config(RECIPE | {"features": {"dither": 1e-4}}, "test")  # of training only
+    assert train(noisy, data, tmp_path / "three", device="cpu", init=init, max_steps=1).is_dir()
 
 
 def test_no_manifest(tmp_path):

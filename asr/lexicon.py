@@ -56,7 +56,7 @@ class Lexicon:
         """
         lexicon = cls()
         try:
-            with Path(path).open(encoding="utf-8") as lines:
+            with Path(path).open(encoding="utf-8-sig") as lines:
                 for number, line in enumerate(lines, 1):
                     word, *phones = line.split() or [""]
                     if not word:

@@ -42,6 +42,12 @@ def test_what_is_written_is_read_back(
     assert [file.name for file in path.parent.iterdir()] == ["lexicon.txt"]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_bytes("\ufeffREAD\tR IY1 D\n".encode())
+    assert "READ" in Lexicon.read(path)
+
+
 def test_a_line_without_phones_is_named(tmp_path: Path) -> None:
     path = tmp_path / "lexicon.txt"
     path.write_text("A AH0\n\nBROKEN\n")

@@ -119,7 +119,7 @@ class TrainConfig(_Table):
 
     seed: int = 1
     epochs: int = Field(30, gt=0)
-    max_frames: int = Field(6000, gt=0)  # padded 10 ms frames in a batch
+    max_frames: int = Field(6000, gt=0)  # padded feature frames in a batch
     max_utterances: int = Field(64, gt=0)  # in a batch
     loss: Literal["ctc", "linear_ctc"] = "ctc"  # the second never holds a batch's logits at once
     learning_rate: float = Field(1e-3, gt=0)

@@ -231,7 +231,11 @@ class Loader:
     def batches(
         self, plan: Sequence[Sequence[Entry]], epoch: int = 0
     ) -> Generator[Batch, None, None]:
-        """The planned batches in order, `workers` of them being loaded ahead."""
+        """The planned batches in order; up to twice `workers` are loaded, or being so, ahead.
+
+        Raises:
+            AudioError: a file cannot be read; in the turn of its batch.
+        """
         pool = ThreadPoolExecutor(self.workers, "load")
         pending: deque[Future[Batch]] = deque()
         try:

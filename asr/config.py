@@ -121,7 +121,7 @@ class TrainConfig(_Table):
     epochs: int = Field(30, gt=0)
     max_frames: int = Field(6000, gt=0)  # padded feature frames in a batch
     max_utterances: int = Field(64, gt=0)  # in a batch
-    loss: Literal["ctc", "linear_ctc"] = "ctc"  # the second never holds a batch's logits at once
+    loss: Literal["ctc", "linear_ctc"] = "ctc"  # the second holds few of a large batch's logits
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)

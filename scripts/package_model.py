@@ -1,6 +1,6 @@
 """Put a trained phoneme model, a lexicon and a language model together as the packaged model.
 
-    python scripts/package_model.py exp/real_phone_restart/model --lexicon lexicon.txt \\
+    python scripts/package_model.py exp/NAME/model --lexicon lexicon.txt \\
         --language-model lm.arpa.gz --card card.md
     asr tune-lm asr/models/english data/speechocean762_dev.jsonl.gz
 """
@@ -21,8 +21,12 @@ def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Pa
     """Write `out`, a model directory that decodes by beam search.
 
     Raises:
-        DataError: the lexicon's phones are not the model's units, or a file is too large.
+        DataError: the lexicon's phones are not the model's units, the language model is not
+            gzipped, or a file is too large.
     """
+    with language_model.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            raise DataError(f"{language_model}: expected a gzipped ARPA file; gzip it")
     trained = load_model_dir(model)
     tokenizer = PhonemeTokenizer(Lexicon.read(lexicon))
     if tokenizer.units != trained.tokenizer.units:

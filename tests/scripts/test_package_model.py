@@ -48,6 +48,14 @@ def test_the_parts_come_together(parts: Path) -> None:
     assert (packaged.directory / "lm.arpa.gz").is_file()
 
 
+def test_a_language_model_must_be_packed(parts: Path) -> None:
+    """It goes under a name that says so, under which nothing else can be read."""
+    (parts / "small.arpa.gz").write_text(ARPA)
+    with pytest.raises(package_model.DataError, match=r"small\.arpa\.gz: expected a gzipped"):
+        _package(parts)
+    assert not (parts / "packaged").exists()
+
+
 def test_a_file_too_large_for_the_repository(parts: Path, monkeypatch) -> None:
     monkeypatch.setattr(package_model, "LARGEST", 10)
     with pytest.raises(package_model.DataError, match="more than 10"):

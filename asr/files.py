@@ -1,11 +1,14 @@
-"""Atomic writes: a reader sees the old file or the new one, never a part."""
+"""Atomic writes: a reader sees the old file or the new one, never a part. One writer a folder."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+from asr.errors import AsrError
 
 
 @contextmanager
@@ -44,3 +47,24 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Make `folder` if needed, and keep other trainings out; the system lets go of a killed one's.
+
+    Raises:
+        AsrError: another one is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AsrError(
+                f"{folder}: another training is at work here; wait for its end, or train elsewhere"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -28,7 +28,7 @@ from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifes
 from asr.device import choose_device
 from asr.errors import DataError, ModelError
 from asr.features import FilterBank
-from asr.files import write_text
+from asr.files import reserved, write_text
 from asr.flat_start import flat_start_loss
 from asr.interrupt import Interrupt
 from asr.model import AcousticModel
@@ -426,9 +426,11 @@ def train(
         DataError: a manifest is missing or holds nothing that can be trained on.
         ModelError: the checkpoint or `init` does not fit the recipe.
         ConfigError: there is no such device.
+        AsrError: another training is at work in `out`.
     """
     if epochs is not None:
         config = config.model_copy(
             update={"train": config.train.model_copy(update={"epochs": epochs})}
         )
-    return Trainer(config, data, out, choose_device(device), init, workers).run(max_steps)
+    with reserved(out):
+        return Trainer(config, data, out, choose_device(device), init, workers).run(max_steps)

@@ -25,7 +25,8 @@ import asr.train
 from asr.checkpoint import EpochScore
 from asr.config import Config, parse_config
 from asr.data import Entry
-from asr.errors import ConfigError, DataError, ModelError
+from asr.errors import AsrError, ConfigError, DataError, ModelError
+from asr.files import reserved
 from asr.optimizer import learning_rate
 from asr.select import required_frames
 from asr.train import Trainer, train
@@ -348,6 +349,14 @@ def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"checkpoint\.safetensors: .* No space left on device"):
         train(_recipe(epochs=1), data, tmp_path, device="cpu")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_one_training_at_a_time_in_a_folder(data, tmp_path):
+    """Two would write each other's checkpoints, and delete each other's epochs."""
+    recipe = _recipe(epochs=1)
+    with reserved(tmp_path / "out"), pytest.raises(AsrError, match=r"another.*; wait for its end"):
+        train(recipe, data, tmp_path / "out", device="cpu", max_steps=1)
+    assert train(recipe, data, tmp_path / "out", device="cpu", max_steps=1).is_dir()
 
 
 def test_a_training_can_be_made_longer(data, tmp_path):

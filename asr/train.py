@@ -5,6 +5,7 @@ bits it would have ended with: batches are planned from (seed, epoch), and dropo
 noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
 """
 
+import copy
 import math
 import time
 import zlib
@@ -358,15 +359,16 @@ class Trainer:
         """Average the best epochs (the last weights if no epoch is complete) into out/model."""
         history = self.state.history
         best = self.best.rank(history)
+        model = copy.deepcopy(self.model)  # training may go on from its own weights
         if best:
-            self.model.load_state_dict(self.best.average(history))
-        loss, rate = validate(self.model, self.filter_bank, self.tokenizer, self.valid_loader)
+            model.load_state_dict(self.best.average(history))
+        loss, rate = validate(model, self.filter_bank, self.tokenizer, self.valid_loader)
         self.log.say(
             f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"
         )
         directory = self.out / "model"
         card = _card(self.config, self.train_set.seconds, self.metric, rate, best)
-        save_model_dir(directory, self.config, self.model, self.tokenizer, card)
+        save_model_dir(directory, self.config, model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
         return directory
 

@@ -80,9 +80,7 @@ def warp_frequencies(
     spread = 2 * torch.rand(len(features), generator=generator) - 1
     factors = 1 + config.frequency_warp * spread
     D = bank.num_mel_bins
-    low, high = bank.low_freq, bank.high_freq
-    if high <= 0:
-        high += bank.sample_rate / 2
+    low, high = bank.low_freq, bank.highest
     first, last = mel_scale(torch.tensor([low, high])).tolist()
     step = (last - first) / (D + 1)
     hertz = inverse_mel_scale(first + step * torch.arange(1, D + 1))  # centres of the bins

@@ -43,6 +43,11 @@ class FeatureConfig(_Table):
     dither: float = Field(0.0, ge=0)  # in training only
     deltas: int = Field(0, ge=0, le=2)  # orders of time derivatives appended
 
+    @property
+    def highest(self) -> float:
+        """Upper end of the band in Hz."""
+        return self.high_freq if self.high_freq > 0 else self.sample_rate / 2 + self.high_freq
+
     @model_validator(mode="after")
     def _frames(self) -> Self:
         sample = 1000 / self.sample_rate  # ms
@@ -56,11 +61,10 @@ class FeatureConfig(_Table):
     @model_validator(mode="after")
     def _band(self) -> Self:
         nyquist = self.sample_rate / 2
-        high = self.high_freq if self.high_freq > 0 else nyquist + self.high_freq
-        if not self.low_freq < high <= nyquist:
+        if not self.low_freq < self.highest <= nyquist:
             raise ValueError(
                 f"low_freq < high_freq <= {nyquist:g} Hz, half the sample rate: got "
-                f"{self.low_freq:g} and {high:g}"
+                f"{self.low_freq:g} and {self.highest:g}"
             )
         return self
 

@@ -38,7 +38,7 @@ class FilterBank(nn.Module):
             self.fft_size,
             float(config.sample_rate),
             config.low_freq,
-            config.high_freq,
+            config.highest,
             100.0,
             -500.0,
             1.0,

@@ -113,7 +113,7 @@ class SubwordTokenizer:
         Raises:
             DataError: no text, or `vocab_size` is too small for its characters.
         """
-        least = len(_CHARACTERS) + 2  # with sentencepiece's mark for |, its unknown piece, the blank
+        least = len(_CHARACTERS) + 2  # | is sentencepiece's mark; its unknown piece; the blank
         if vocab_size < least:
             raise DataError(
                 f"expected a vocab_size of at least {least}, so that every character has a unit, "

@@ -104,9 +104,9 @@ def test_an_unknown_piece_says_nothing(subwords: SubwordTokenizer) -> None:
 
 
 def test_subwords_that_cannot_be_trained_say_why() -> None:
-    with pytest.raises(DataError, match="cannot train 60 subwords on 0 texts: .+"):
+    with pytest.raises(DataError, match=r"cannot train 60 subwords on 0 texts: .+"):
         SubwordTokenizer.train([], 60)
-    with pytest.raises(DataError, match="expected a vocab_size of at least 40, .* got 39"):
+    with pytest.raises(DataError, match=r"expected a vocab_size of at least 40, .* got 39"):
         SubwordTokenizer.train(["HELLO WORLD"], 39)
     assert len(SubwordTokenizer.train(["HELLO WORLD"], 40).units) == 40
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -53,13 +54,12 @@ class TrainingLog:
     def rewind(self, step: int, epoch: int) -> None:
         """Keep the records of `step` steps and `epoch` epochs: others are to come once more."""
         if self._records.exists():
-            lines = self._records.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = [line for line in lines if line.endswith("\n")]  # a kill may halve the last
-            kept = [
-                line
-                for line, record in zip(whole, map(json.loads, whole), strict=True)
-                if record.get("step", 0) <= step and record.get("epoch", -1) < epoch
-            ]
+            kept = []
+            for line in self._records.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):  # a kill may halve the last line
+                    record = json.loads(line)
+                    if record.get("step", 0) <= step and record.get("epoch", -1) < epoch:
+                        kept.append(line + "\n")
             write_text(self._records, "".join(kept))
         self._writer = _tensorboard(self.out / "tensorboard", step)
 

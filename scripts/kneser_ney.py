@@ -176,6 +176,8 @@ def _find(listed: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.bool_
 
 def _grams(tokens: NDArray[np.int64], n: int, size: int) -> tuple[Keys, NDArray[np.bool_]]:
     """Every n words in a row, and whether all are known and of one sentence; [T - n + 1] each."""
+    if len(tokens) < n:
+        return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.bool_)
     words = np.lib.stride_tricks.sliding_window_view(tokens, n)
     keys = np.zeros(len(words), dtype=np.uint64)
     for column in words.T:
@@ -201,7 +203,7 @@ def _count(
     if highest:
         return unique, raw, raw
     follows = inside & ~starting
-    follows[0] = False
+    follows[:1] = False
     before = tokens[np.nonzero(follows)[0] - 1].astype(np.uint64)
     power = np.uint64(size**order)
     different = np.unique(before * power + keys[follows]) % power

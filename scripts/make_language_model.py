@@ -72,11 +72,11 @@ def read_sentences(path: Path) -> Iterator[str]:
     openers = {".xz": lzma.open, ".gz": gzip.open}
     kind = path.with_suffix("").suffix if path.suffix in openers else path.suffix
     try:
-        with openers.get(path.suffix, open)(path, "rt", encoding="utf-8", newline="") as lines:
+        with openers.get(path.suffix, open)(path, "rt", encoding="utf-8-sig", newline="") as lines:
             if kind == ".tsv":
                 for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-                    if "transcript" not in row:
-                        raise DataError(f"{path}: expected a transcript column, got {list(row)}")
+                    if row.get("transcript") is None:
+                        raise DataError(f"{path}: expected a transcript in each row, got {row}")
                     yield normalize(row["transcript"])
             else:
                 for line in lines:
@@ -197,6 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(options.text) > 1 and not options.held_out:
         parser.error("several --text are weighed by --held-out texts: give at least one")
     vocabulary = [*MARKS, *sorted(Lexicon.read(options.lexicon).words())]
+    if options.order < 2:
+        raise DataError(f"--order {options.order}: expected at least 2, pairs of words")
     if len(vocabulary) ** options.order >= 2**64:
         raise DataError(f"--order {options.order}: too long for {len(vocabulary)} words; make it 3")
     excluded = {sentence for path in options.exclude for sentence in read_sentences(path)}
@@ -217,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{names}: {words + unknown} words, {unknown} not in the lexicon")
         models.append(estimate(tokens, options.order, len(vocabulary)))
     orders = models[0]
+    held_out = [read([path]) for path in options.held_out]
     if len(models) > 1:
-        held_out = [read([path]) for path in options.held_out]
         weights = mixture_weights(
             [np.stack([probabilities(model, text) for model in models]) for text in held_out]
         )
@@ -245,6 +247,8 @@ def make(orders: Sequence[Order], vocabulary: Sequence[str], out: Path, megabyte
         full = size > 0.95 * megabytes * 1e6 or sum(counts) >= 0.999 * everything
         if full and size <= megabytes * 1e6:
             return
+        if sum(counts) == len(vocabulary):
+            raise DataError(f"{out}: {size / 1e6:.3f} MB with single words alone: allow it more")
         bytes_a_gram = size / sum(counts)
 
 

@@ -293,10 +293,14 @@ def test_the_file_is_pruned_to_its_size(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.txt.xz").write_bytes(b"not xz")
     (tmp_path / "bad.tsv").write_text("path\ttext\na\tb\n")
+    (tmp_path / "short.tsv").write_text("path\ttranscript\na.wav\n")
+    (tmp_path / "marked.tsv").write_text("\ufefftranscript\nhello\n")
+    assert list(lm.read_sentences(tmp_path / "marked.tsv")) == ["HELLO"]
     for name, reason in [
         ("none.txt", "cannot read"),
         ("bad.txt.xz", "cannot read"),
         ("bad.tsv", "transcript"),
+        ("short.tsv", "transcript in each row"),
     ]:
         with pytest.raises(DataError, match=reason) as error:
             list(lm.read_sentences(tmp_path / name))
@@ -307,5 +311,20 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", f"{tmp_path}/empty.txt"])
     with pytest.raises(SystemExit):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "a.txt", "--text", "b.txt"])
+    (tmp_path / "word.txt").write_text("w1\n")
+    with pytest.raises(DataError, match=r"lm: .* with single words alone: allow it more"):
+        lm.main(
+            [f"{tmp_path}/lexicon.txt", f"{tmp_path}/lm", "--text", f"{tmp_path}/word.txt",
+             "--max-megabytes", "0.0001"]
+        )  # fmt: skip
+    with pytest.raises(DataError, match="--order 1: expected at least 2"):
+        lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "none.txt", "--order", "1"])
     with pytest.raises(DataError, match="--order 10"):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "none.txt", "--order", "10"])
+
+
+def test_a_text_shorter_than_the_longest_n_gram() -> None:
+    orders = kn.estimate(lm.encode(["A"], VOCABULARY), 4, V)
+    assert [len(order.keys) for order in orders] == [V, 2, 1, 0]
+    mixed = kn.mix([orders, kn.estimate(lm.encode(sample(9), VOCABULARY), 4, V)], [0.5, 0.5])
+    assert len(mixed[3].keys) > 0

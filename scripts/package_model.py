@@ -6,7 +6,9 @@
 """
 
 import argparse
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from asr.errors import AsrError, DataError
@@ -18,7 +20,7 @@ LARGEST = 13_000_000  # bytes of a file in the repository
 
 
 def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Path) -> None:
-    """Write `out`, a model directory that decodes by beam search.
+    """Write `out`, a model directory that decodes by beam search, in the place of what was there.
 
     Raises:
         DataError: the lexicon's phones are not the model's units, the language model is not
@@ -33,11 +35,17 @@ def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Pa
         raise DataError(f"{lexicon}: its units are not those of {model}")
     decode = trained.config.decode.model_copy(update={"method": "beam"})
     config = trained.config.model_copy(update={"decode": decode})
-    save_model_dir(out, config, trained.model, tokenizer, card, [language_model])
-    (out / language_model.name).replace(out / "lm.arpa.gz")
-    for path in out.iterdir():
-        if path.stat().st_size > LARGEST:
-            raise DataError(f"{path}: {path.stat().st_size} bytes are more than {LARGEST}")
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as folder:
+        made = Path(folder) / out.name
+        save_model_dir(made, config, trained.model, tokenizer, card, [language_model])
+        (made / language_model.name).replace(made / "lm.arpa.gz")
+        for path in made.iterdir():
+            if path.stat().st_size > LARGEST:
+                size = path.stat().st_size
+                raise DataError(f"{path.name}: {size} bytes are more than {LARGEST}")
+        if out.exists():
+            shutil.rmtree(out)
+        made.rename(out)
 
 
 def main() -> None:

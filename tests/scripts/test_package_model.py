@@ -60,3 +60,16 @@ def test_a_file_too_large_for_the_repository(parts: Path, monkeypatch) -> None:
     monkeypatch.setattr(package_model, "LARGEST", 10)
     with pytest.raises(package_model.DataError, match="more than 10"):
         _package(parts)
+
+
+def test_what_was_there_stays_until_the_new_model_is_made(parts: Path, monkeypatch) -> None:
+    stale = _package(parts) / "lm.arpa"
+    stale.write_text(ARPA)
+    with monkeypatch.context() as patch:
+        patch.setattr(package_model, "LARGEST", 10)
+        with pytest.raises(package_model.DataError):
+            _package(parts)
+    assert stale.exists()
+    _package(parts)
+    assert not stale.exists()
+    assert [path.name for path in parts.iterdir() if "packaged" in path.name] == ["packaged"]

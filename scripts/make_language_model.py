@@ -28,7 +28,8 @@ import gzip
 import lzma
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def read_sentences(path: Path) -> Iterator[str]:
             else:
                 for line in lines:
                     yield normalize(line.rsplit("|", 1)[-1] if kind == ".csv" else line)
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot read the text: {error}") from None
 
 
@@ -163,7 +164,7 @@ def perplexity(
     ids = {word: index for index, word in enumerate(vocabulary)}
     model = load_kenlm(path, tuple(vocabulary))
     total, words, unknown = 0.0, 0, 0
-    for sentence in sentences:
+    for sentence in filter(None, sentences):
         state = model.start(False)
         for word in sentence.split():
             state, score = model.score(state, ids.get(word, UNKNOWN))
@@ -186,7 +187,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--text", type=Path, nargs="+", action="append", required=True, metavar="FILE"
     )
     parser.add_argument(
-        "--exclude", type=Path, action="append", default=[], help="sentences to leave out"
+        "--exclude",
+        type=Path,
+        action="append",
+        default=[],
+        help="sentences to leave out of the texts",
     )
     parser.add_argument(
         "--held-out", type=Path, nargs="+", default=[], metavar="FILE", help="to weigh by"
@@ -203,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise DataError(f"--order {options.order}: too long for {len(vocabulary)} words; make it 3")
     excluded = {sentence for path in options.exclude for sentence in read_sentences(path)}
 
-    def read(paths: Sequence[Path]) -> NDArray[np.int64]:
+    def read(paths: Sequence[Path], excluded: Container[str] = ()) -> NDArray[np.int64]:
         sentences = (sentence for path in paths for sentence in read_sentences(path))
         tokens = encode((text for text in sentences if text not in excluded), vocabulary)
         if not (tokens > END).any():
@@ -213,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     models = []
     for paths in options.text:
-        tokens = read(paths)
+        tokens = read(paths, excluded)
         words, unknown = int((tokens > END).sum()), int((tokens == UNKNOWN).sum())
         names = ", ".join(str(path) for path in paths)
         print(f"{names}: {words + unknown} words, {unknown} not in the lexicon")
@@ -236,6 +241,7 @@ def make(orders: Sequence[Order], vocabulary: Sequence[str], out: Path, megabyte
     """Write the largest pruned model whose file has at most `megabytes`."""
     bytes_a_gram = _BYTES_A_GRAM
     everything = sum(len(order.keys) for order in orders)
+    tried: set[int] = set()  # n-grams that cost alike go together: some numbers cannot be had
     while True:
         grams = min(everything, 0.99 * megabytes * 1e6 / bytes_a_gram)
         threshold = threshold_for(orders, grams)
@@ -243,13 +249,16 @@ def make(orders: Sequence[Order], vocabulary: Sequence[str], out: Path, megabyte
         write_arpa(out, pruned, vocabulary)
         size = out.stat().st_size
         counts = [len(order.keys) for order in pruned]
+        count = sum(counts)
         print(f"{out}: {size / 1e6:.2f} MB, n-grams {counts}, threshold {threshold:.2e}")
-        full = size > 0.95 * megabytes * 1e6 or sum(counts) >= 0.999 * everything
-        if full and size <= megabytes * 1e6:
+        fits = size <= megabytes * 1e6
+        full = size > 0.95 * megabytes * 1e6 or count >= 0.999 * everything or count in tried
+        if fits and full:
             return
-        if sum(counts) == len(vocabulary):
+        if not fits and count == len(vocabulary):
             raise DataError(f"{out}: {size / 1e6:.3f} MB with single words alone: allow it more")
-        bytes_a_gram = size / sum(counts)
+        tried.add(count)
+        bytes_a_gram = size / count
 
 
 if __name__ == "__main__":

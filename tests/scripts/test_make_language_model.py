@@ -290,8 +290,44 @@ def test_the_file_is_pruned_to_its_size(tmp_path: Path) -> None:
         assert 0.9 * megabytes * 1e6 < out.stat().st_size <= megabytes * 1e6
 
 
+@pytest.mark.parametrize("kilobytes", [1, 1.2, 3, 4.5, 5])  # single words take 0.95, all 4.7
+def test_n_grams_that_cost_alike_do_not_hinder_the_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kilobytes: float
+) -> None:
+    """They stay or go together, so that the file may end far below the size that it may have."""
+    vocabulary = [*lm.MARKS, *(f"W{n}" for n in range(400))]
+    sentences = [f"W{n} W{n + 1}" for n in range(0, 400, 2)]
+    orders = kn.estimate(lm.encode(sentences, vocabulary), 3, len(vocabulary))
+    turns = iter(range(10))
+    write_arpa = lm.write_arpa
+    monkeypatch.setattr(lm, "write_arpa", lambda *given: (next(turns), write_arpa(*given)))
+    lm.make(orders, vocabulary, tmp_path / "lm.arpa.gz", kilobytes / 1000)
+    assert (tmp_path / "lm.arpa.gz").stat().st_size <= 1000 * kilobytes
+
+
+def test_what_is_left_out_of_the_texts_can_be_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Lexicon((word, ["AH"]) for word in WORDS).write(tmp_path / "lexicon.txt")
+    (tmp_path / "text.txt").write_text("a b\nc d\n")
+    (tmp_path / "more.txt").write_text("c c\n")
+    (tmp_path / "held.txt").write_text("a b\n")
+    (tmp_path / "gaps.txt").write_text("\na b\n\n")
+    held = [f"{tmp_path}/held.txt", f"{tmp_path}/gaps.txt"]
+    lm.main(
+        [f"{tmp_path}/lexicon.txt", f"{tmp_path}/lm.arpa.gz", "--text", f"{tmp_path}/text.txt",
+         "--text", f"{tmp_path}/more.txt", "--exclude", held[0], "--held-out", *held]
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "text.txt: 2 words" in printed
+    first, second = (line.split("perplexity")[1] for line in printed.splitlines()[-2:])
+    assert first == second  # an empty line is no sentence
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.txt.xz").write_bytes(b"not xz")
+    packed = gzip.compress("\n".join(sample(200)).encode())
+    (tmp_path / "bad.txt.gz").write_bytes(packed[:30] + bytes([255] * 20) + packed[50:])
     (tmp_path / "bad.tsv").write_text("path\ttext\na\tb\n")
     (tmp_path / "short.tsv").write_text("path\ttranscript\na.wav\n")
     (tmp_path / "marked.tsv").write_text("\ufefftranscript\nhello\n")
@@ -299,6 +335,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, reason in [
         ("none.txt", "cannot read"),
         ("bad.txt.xz", "cannot read"),
+        ("bad.txt.gz", "cannot read"),
         ("bad.tsv", "transcript"),
         ("short.tsv", "transcript in each row"),
     ]:

@@ -6,7 +6,6 @@
 """
 
 import argparse
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,9 +22,11 @@ def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Pa
     """Write `out`, a model directory that decodes by beam search, in the place of what was there.
 
     Raises:
-        DataError: the lexicon's phones are not the model's units, the language model is not
-            gzipped, or a file is too large.
+        DataError: `out` is a folder of something else, the lexicon's phones are not the model's
+            units, the language model is not gzipped, or a file is too large.
     """
+    if out.exists() and not (out / "model.safetensors").is_file():
+        raise DataError(f"{out}: expected a model directory or nothing, which would be replaced")
     with language_model.open("rb") as file:
         if file.read(2) != b"\x1f\x8b":
             raise DataError(f"{language_model}: expected a gzipped ARPA file; gzip it")
@@ -35,8 +36,9 @@ def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Pa
         raise DataError(f"{lexicon}: its units are not those of {model}")
     decode = trained.config.decode.model_copy(update={"method": "beam"})
     config = trained.config.model_copy(update={"decode": decode})
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}") as folder:
-        made = Path(folder) / out.name
+        made = Path(folder) / "made"
         save_model_dir(made, config, trained.model, tokenizer, card, [language_model])
         (made / language_model.name).replace(made / "lm.arpa.gz")
         for path in made.iterdir():
@@ -44,7 +46,7 @@ def package(model: Path, lexicon: Path, language_model: Path, card: str, out: Pa
                 size = path.stat().st_size
                 raise DataError(f"{path.name}: {size} bytes are more than {LARGEST}")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(Path(folder) / "replaced")
         made.rename(out)
 
 

@@ -31,8 +31,8 @@ def parts(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _package(parts: Path) -> Path:
-    out = parts / "packaged"
+def _package(parts: Path, name: str = "packaged") -> Path:
+    out = parts / name
     package_model.package(
         parts / "model", parts / "lexicon.txt", parts / "small.arpa.gz", "# card\n", out
     )
@@ -73,3 +73,13 @@ def test_what_was_there_stays_until_the_new_model_is_made(parts: Path, monkeypat
     _package(parts)
     assert not stale.exists()
     assert [path.name for path in parts.iterdir() if "packaged" in path.name] == ["packaged"]
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(parts: Path) -> None:
+    """It may be all that there is: `--out exp` would delete every training."""
+    (parts / "exp").mkdir()
+    (parts / "exp" / "config.toml").write_text("of a training")
+    with pytest.raises(package_model.DataError, match="exp: expected a model directory"):
+        _package(parts, "exp")
+    assert (parts / "exp" / "config.toml").exists()
+    assert load_model_dir(_package(parts, "new/folder"))

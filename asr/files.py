@@ -53,6 +53,8 @@ def write_text(path: Path, text: str) -> None:
 def reserved(folder: Path) -> Iterator[None]:
     """Make `folder` if needed, and keep other trainings out; the system lets go of a killed one's.
 
+    On a file system without locks nobody is kept out.
+
     Raises:
         AsrError: another one is at work there.
     """
@@ -65,6 +67,8 @@ def reserved(folder: Path) -> Iterator[None]:
             raise AsrError(
                 f"{folder}: another training is at work here; wait for its end, or train elsewhere"
             ) from None
+        except OSError:
+            pass
         yield
     finally:
         os.close(descriptor)

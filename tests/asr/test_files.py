@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from asr.files import replacing, write_text
+from asr.errors import AsrError
+from asr.files import replacing, reserved, write_text
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
@@ -60,3 +62,16 @@ def test_who_may_read_it_is_up_to_the_umask(tmp_path: Path, umask: int, mode: in
         os.umask(before)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch) -> None:
+    """Some network file systems have none; a training must still be possible there."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    with reserved(tmp_path), pytest.raises(AsrError), reserved(tmp_path):
+        pass
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with reserved(tmp_path), reserved(tmp_path):
+        pass

@@ -126,6 +126,8 @@ class TrainConfig(_Table):
     max_frames: int = Field(6000, gt=0)  # padded feature frames in a batch
     max_utterances: int = Field(64, gt=0)  # in a batch
     loss: Literal["ctc", "linear_ctc"] = "ctc"  # the second holds few of a large batch's logits
+    # Weight of the divergence between two views of each utterance; 0: one view, see consistency.py.
+    consistency: float = Field(0.0, ge=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)
@@ -136,6 +138,12 @@ class TrainConfig(_Table):
     average_best: int = Field(3, gt=0)  # epochs whose weights are averaged at the end
     patience: int = Field(0, ge=0)  # epochs without a better score before stopping; 0: never
     checkpoint_steps: int = Field(500, gt=0)
+
+    @model_validator(mode="after")
+    def _consistency_needs_logits(self) -> Self:
+        if self.consistency and self.loss != "ctc":
+            raise ValueError(f'loss = "ctc" with consistency: got "{self.loss}"')
+        return self
 
 
 class DecodeConfig(_Table):

@@ -12,10 +12,8 @@ import zlib
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import kernels
-from asr.augment import draw_masks, warp_frequencies
 from asr.averaging import BestEpochs
 from asr.checkpoint import (
     EpochScore,
@@ -30,8 +28,8 @@ from asr.device import choose_device
 from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import reserved, write_text
-from asr.flat_start import flat_start_loss
 from asr.interrupt import Interrupt
+from asr.loss import training_loss
 from asr.model import AcousticModel
 from asr.model_dir import Packaged, load_model_dir, load_weights, save_model_dir
 from asr.optimizer import build_optimizer, learning_rate
@@ -265,10 +263,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(place)
         lengths = batch.lengths.to(self.device)
         features, frames = self.filter_bank(batch.waveforms.to(self.device), lengths)
-        augment = self.config.augment
-        features = warp_frequencies(features, augment, self.config.features, generator)
-        masks = draw_masks(features.shape, frames, augment, generator)
-        loss = self._loss(features, frames, masks, batch)
+        loss = training_loss(
+            self.model, features, frames, batch, self.config, self.state.step, generator
+        )
         self.optimizer.zero_grad()
         (loss / len(batch.targets)).backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
@@ -290,22 +287,6 @@ class Trainer:
                 skipped=self.state.skipped,
                 data_wait=self._waited / max(1e-9, time.monotonic() - self._since),
             )
-
-    def _loss(self, features: Tensor, frames: Tensor, masks: Tensor, batch: Batch) -> Tensor:
-        """The recipe's loss, or first that of the flat start, summed over the batch, in float32."""
-        bf16 = self.settings.precision == "bf16"
-        output = self.model.output
-        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=bf16):
-            hidden, lengths = self.model.encode(features, frames, masks)
-            # Targets stay on the host: there their lengths are known without waiting.
-            labels = (batch.targets, lengths, batch.target_lengths)
-            if self.state.step < self.settings.flat_start_steps:
-                return flat_start_loss(output, hidden, features, *labels)
-            hidden = hidden.transpose(0, 1)  # [T', B, S]
-            if self.settings.loss == "linear_ctc":
-                weights = (output.weight, output.bias)
-                return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
-            return kernels.ctc_loss(output(hidden), *labels, reduction="sum")
 
     def _show(self, batches: int, progress: float) -> None:
         state = self.state

@@ -24,6 +24,7 @@ from asr.config import Config, parse_config
 from asr.data import Entry
 from asr.errors import AsrError, ConfigError, DataError, ModelError
 from asr.files import reserved
+from asr.loss import training_loss
 from asr.train import Trainer, train
 from asr.train_log import TrainingLog
 from asr.transcribe import load_model
@@ -126,7 +127,7 @@ def test_what_is_done_to_features_reaches_the_network(data, tmp_path, augment):
 
 def test_resuming_between_any_steps_changes_nothing(data, tmp_path):
     random = {"level": 6.0, "noise_probability": 0.5, "frequency_warp": 0.2}
-    recipe = _recipe(epochs=3)
+    recipe = _recipe(epochs=3, consistency=0.2)
     recipe = recipe.model_copy(
         update={
             "augment": recipe.augment.model_copy(update=random),
@@ -209,10 +210,12 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
 
 def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, capsys):
     trainer = Trainer(_recipe(epochs=2), data, tmp_path)
-    loss = trainer._loss
+    loss = asr.train.training_loss
     bad = iter([False, True, True])
     monkeypatch.setattr(
-        trainer, "_loss", lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0)
+        asr.train,
+        "training_loss",
+        lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0),
     )
     trainer.run()
     assert trainer.state.skipped == 2
@@ -246,7 +249,8 @@ def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
         trainer = Trainer(_recipe(precision=precision, loss=loss), data, tmp_path / loss)
         trainer.model.eval()
         features, frames = trainer.filter_bank(batch.waveforms, batch.lengths)
-        value = trainer._loss(features, frames, torch.zeros_like(features).bool(), batch)
+        generator = torch.Generator().manual_seed(0)
+        value = training_loss(trainer.model, features, frames, batch, trainer.config, 0, generator)
         assert value.dtype == torch.float32
         return value.detach(), *torch.autograd.grad(value, list(trainer.model.parameters()))
 

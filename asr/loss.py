@@ -1,0 +1,51 @@
+"""The loss of a training step: what is done to the features, the network, and its judge."""
+
+import torch
+from torch import Generator, Tensor
+
+import kernels
+from asr.augment import draw_masks, warp_frequencies
+from asr.config import Config
+from asr.consistency import consistency_loss
+from asr.data import Batch
+from asr.flat_start import flat_start_loss
+from asr.model import AcousticModel
+
+
+def training_loss(
+    model: AcousticModel,
+    features: Tensor,  # [B, T, D]
+    frames: Tensor,  # [B] int64, valid ones
+    batch: Batch,
+    config: Config,
+    step: int,
+    generator: Generator,  # of the CPU; for warps and masks
+) -> Tensor:
+    """The recipe's loss, or in the first steps the flat start's, summed over the batch; float32.
+
+    With `consistency` it is the mean over two views of the batch, each warped and masked on its
+    own, and of their divergence from each other.
+    """
+    settings, augment = config.train, config.augment
+    is_flat = step < settings.flat_start_steps
+    views = 2 if settings.consistency and not is_flat else 1
+    features, frames = features.repeat(views, 1, 1), frames.repeat(views)
+    features = warp_frequencies(features, augment, config.features, generator)
+    masks = draw_masks(features.shape, frames, augment, generator)
+    bf16 = settings.precision == "bf16"
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+        hidden, lengths = model.encode(features, frames, masks)
+        # Targets stay on the host: there their lengths are known without waiting.
+        labels = (batch.targets.repeat(views), lengths, batch.target_lengths.repeat(views))
+        if is_flat:
+            return flat_start_loss(model.output, hidden, features, *labels)
+        hidden = hidden.transpose(0, 1)  # [T', B, S]
+        if settings.loss == "linear_ctc":
+            weights = (model.output.weight, model.output.bias)
+            return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
+        logits = model.output(hidden)
+        loss = kernels.ctc_loss(logits, *labels, reduction="sum")
+        if views == 2:
+            log_probs = logits.transpose(0, 1).float().log_softmax(-1)
+            loss = loss + settings.consistency * consistency_loss(log_probs, lengths)
+        return loss / views

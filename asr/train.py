@@ -9,6 +9,7 @@ import copy
 import math
 import time
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -24,7 +25,6 @@ from asr.checkpoint import (
 )
 from asr.config import Config, dump_config
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
-from asr.device import choose_device
 from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import reserved, write_text
@@ -33,6 +33,7 @@ from asr.loss import training_loss
 from asr.model import AcousticModel
 from asr.model_dir import Packaged, load_model_dir, load_weights, save_model_dir
 from asr.optimizer import build_optimizer, learning_rate
+from asr.processes import ALONE, Processes, joined
 from asr.select import Corpus, select
 from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from asr.train_log import TrainingLog
@@ -57,11 +58,13 @@ class Trainer:
         device: str = "cpu",
         init: Path | None = None,
         workers: int = 2,
+        processes: Processes = ALONE,
     ) -> None:
         self.config = config
         self.settings = config.train
         self.out = out
         self.device = device
+        self.processes = processes
         train_set = [u for name in config.data.train for u in _manifest(data, name)]
         valid_set = [u for name in config.data.valid for u in _manifest(data, name)]
         if not train_set or not valid_set:
@@ -95,13 +98,14 @@ class Trainer:
         self.model.to(device)
         self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
-        self.log = TrainingLog(out, self.metric)
+        self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
         self.best = BestEpochs(out / "epochs", self.settings.average_best)
         self._waited = self._heard = self._since = 0.0
         if resumed:
             self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer)
-        elif start is None:
+        elif start is None and processes.is_first:
             self._estimate_cmvn()
+        processes.share(list(self.model.state_dict().values()))
 
     @property
     def checkpoint(self) -> Path:
@@ -115,12 +119,12 @@ class Trainer:
 
     def _tokenizer(self, train_set: list[Utterance], theirs: Tokenizer | None) -> Tokenizer:
         folder = self.out / "tokenizer"
-        if self.checkpoint.exists():
-            return load_tokenizer(self.config.units, folder)
-        tokenizer = theirs or build_tokenizer(self.config.units, [u.text for u in train_set])
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder)
-        return tokenizer
+        if self.processes.is_first and not self.checkpoint.exists():
+            tokenizer = theirs or build_tokenizer(self.config.units, [u.text for u in train_set])
+            folder.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(folder)
+        self.processes.wait()
+        return load_tokenizer(self.config.units, folder)
 
     def _select(self, utterances: list[Utterance], speed: float) -> Corpus:
         corpus = select(
@@ -196,8 +200,9 @@ class Trainer:
             for split, corpus in (("train", self.train_set), ("valid", self.valid_set))
             for identity, reason in corpus.excluded
         ]
-        write_text(self.out / "excluded.tsv", "split\tid\treason\n" + "".join(rows))
-        write_text(self.out / "config.toml", dump_config(self.config))
+        if self.processes.is_first:
+            write_text(self.out / "excluded.tsv", "split\tid\treason\n" + "".join(rows))
+            write_text(self.out / "config.toml", dump_config(self.config))
         parameters = sum(p.numel() for p in self.model.parameters())
         self.log.say(
             f"{self.config.name}: {parameters / 1e6:.2f}M parameters, "
@@ -229,7 +234,9 @@ class Trainer:
         """Go on with the current epoch; true when it is complete, false when stopped before."""
         state = self.state
         plan = self._plan()
-        batches = self.loader.batches(plan[state.batch :], state.epoch)
+        size = self.processes.size
+        ours = self.processes.ours(plan[state.batch :])
+        batches = self.loader.batches(ours, state.epoch)
         self.model.train()
         self.filter_bank.train()
         self._waited = self._heard = 0.0
@@ -243,13 +250,14 @@ class Trainer:
                 return True
             progress = (state.epoch + state.batch / len(plan)) / self.settings.epochs
             self._step(batch, learning_rate(self.settings, state.step, progress))
-            state.batch += 1
+            state.batch = min(state.batch + size, len(plan))
             state.step += 1
             state.epoch_seconds = spent + time.monotonic() - begun
-            self._heard += float(batch.lengths.sum()) / self.config.features.sample_rate
+            self._heard += size * float(batch.lengths.sum()) / self.config.features.sample_rate
             self._show(len(plan), progress)
             if state.step % self.settings.checkpoint_steps == 0:
                 self._save()
+            interrupt.asked = any(self.processes.total(interrupt.asked))
             if interrupt.asked or (last is not None and state.step >= last):
                 batches.close()
                 return state.batch == len(plan)
@@ -258,7 +266,8 @@ class Trainer:
         """One update; one whose loss or gradient is not finite is skipped and counted."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        place = zlib.crc32(f"{self.settings.seed}/{self.state.step}".encode())
+        draw = self.state.step * self.processes.size + self.processes.rank
+        place = zlib.crc32(f"{self.settings.seed}/{draw}".encode())
         torch.manual_seed(place)  # dropout, dither
         generator = torch.Generator().manual_seed(place)
         lengths = batch.lengths.to(self.device)
@@ -266,22 +275,27 @@ class Trainer:
         loss = training_loss(
             self.model, features, frames, batch, self.config, self.state.step, generator
         )
+        own = len(batch.targets)
         self.optimizer.zero_grad()
-        (loss / len(batch.targets)).backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.gradient_clip)
-        value = float(loss.detach())
+        (loss / own).backward()
+        parameters = list(self.model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        self.processes.average(gradients, own)
+        norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
+        value, units = self.processes.total(float(loss.detach()), own)
         if math.isfinite(value) and torch.isfinite(norm):
             self.optimizer.step()
             self.state.epoch_loss += value
-            self.state.epoch_units += len(batch.targets)
+            self.state.epoch_units += int(units)
         else:
             self.state.skipped += 1
             reason = "loss or gradient is not finite"
-            self.log.say(f"step {self.state.step + 1}: {reason}, skipped: {', '.join(batch.ids)}")
+            names = ", ".join(self.processes.chain(batch.ids))
+            self.log.say(f"step {self.state.step + 1}: {reason}, skipped: {names}")
         if self.state.step % _LOG_STEPS == 0:
             self.log.record(
                 step=self.state.step + 1,  # this one counted: `rewind` drops it where it is not
-                loss=value / len(batch.targets),
+                loss=value / units,
                 learning_rate=rate,
                 gradient_norm=float(norm),
                 skipped=self.state.skipped,
@@ -304,7 +318,9 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         state = self.state
-        loss, rate = validate(self.model, self.filter_bank, self.tokenizer, self.valid_loader)
+        loss, rate = validate(
+            self.model, self.filter_bank, self.tokenizer, self.valid_loader, self.processes
+        )
         score = EpochScore(
             state.epoch,
             state.step,
@@ -326,18 +342,24 @@ class Trainer:
             error_rate=rate,
         )
         self.log.plot(state.history)
-        self.best.keep(self.model, state.history)
+        if self.processes.is_first:
+            self.best.keep(self.model, state.history)
         state.epoch += 1
         state.batch = 0
         state.epoch_loss, state.epoch_units, state.epoch_seconds = 0.0, 0, 0.0
         self._save()
-        self.best.drop_others(state.history)
+        if self.processes.is_first:
+            self.best.drop_others(state.history)
 
     def _save(self) -> None:
-        save_checkpoint(self.checkpoint, self.config, self.state, self.model, self.optimizer)
+        if self.processes.is_first:
+            save_checkpoint(self.checkpoint, self.config, self.state, self.model, self.optimizer)
 
     def _write_model(self) -> Path:
         """Average the best epochs (the last weights if no epoch is complete) into out/model."""
+        directory = self.out / "model"
+        if not self.processes.is_first:
+            return directory
         history = self.state.history
         best = self.best.rank(history)
         model = copy.deepcopy(self.model)  # training may go on from its own weights
@@ -347,7 +369,6 @@ class Trainer:
         self.log.say(
             f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"
         )
-        directory = self.out / "model"
         card = _card(self.config, self.train_set.seconds, self.metric, rate, best)
         save_model_dir(directory, self.config, model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
@@ -415,5 +436,8 @@ def train(
         config = config.model_copy(
             update={"train": config.train.model_copy(update={"epochs": epochs})}
         )
-    with reserved(out):
-        return Trainer(config, data, out, choose_device(device), init, workers).run(max_steps)
+    with (
+        joined(device) as (processes, device),
+        reserved(out) if processes.is_first else nullcontext(),
+    ):
+        return Trainer(config, data, out, device, init, workers, processes).run(max_steps)

@@ -17,12 +17,16 @@ _LINE_SECONDS = 60.0  # between progress lines where there is no terminal
 
 
 class TrainingLog:
-    """A live line on a terminal, a plain line a minute elsewhere, and records in files."""
+    """A live line on a terminal, a plain line a minute elsewhere, and records in files.
 
-    def __init__(self, out: Path, metric: str) -> None:
+    A quiet one does nothing: of several processes one tells.
+    """
+
+    def __init__(self, out: Path, metric: str, *, quiet: bool = False) -> None:
         self.out = out
         self.metric = metric
-        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False, quiet=quiet)
         self._records = out / "log.jsonl"
         self._writer: Any = None
         self._progress = Progress(
@@ -32,7 +36,7 @@ class TrainingLog:
             TextColumn("{task.fields[status]}"),
             TimeElapsedColumn(),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=quiet or not self.console.is_terminal,
         )
         self._task = self._progress.add_task("", total=1, epoch="", status="")
         self._said = time.monotonic()
@@ -53,6 +57,8 @@ class TrainingLog:
 
     def rewind(self, step: int, epoch: int) -> None:
         """Keep the records of `step` steps and `epoch` epochs: others are to come once more."""
+        if self.quiet:
+            return
         if self._records.exists():
             kept = []
             for line in self._records.read_text(encoding="utf-8").splitlines():
@@ -69,6 +75,8 @@ class TrainingLog:
 
     def record(self, **values: float | int | str) -> None:
         """Append a record to log.jsonl, its numbers also to TensorBoard."""
+        if self.quiet:
+            return
         with self._records.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
         if self._writer is not None and "step" in values:
@@ -87,6 +95,8 @@ class TrainingLog:
 
     def plot(self, history: list[EpochScore]) -> None:
         """Draw the curves of the epochs so far into loss.png."""
+        if self.quiet:
+            return
         try:
             from matplotlib.figure import Figure
             from matplotlib.ticker import MaxNLocator

@@ -8,6 +8,7 @@ from asr.decode import greedy_decode
 from asr.features import FilterBank
 from asr.metrics import error_rate
 from asr.model import AcousticModel
+from asr.processes import ALONE, Processes
 from asr.tokenizer import Tokenizer
 
 _BATCH = 16  # utterances
@@ -15,11 +16,16 @@ _BATCH = 16  # utterances
 
 @torch.inference_mode()
 def validate(
-    model: AcousticModel, filter_bank: FilterBank, tokenizer: Tokenizer, loader: Loader
+    model: AcousticModel,
+    filter_bank: FilterBank,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    processes: Processes = ALONE,
 ) -> tuple[float, float]:
     """CTC loss per unit and error rate (PER of phonemes, else WER) on a loader's utterances.
 
-    Leaves `model` and `filter_bank`, which are on one device, in evaluation mode.
+    Each of `processes` hears a share of them, and all have the result. Leaves `model` and
+    `filter_bank`, which are on one device, in evaluation mode.
     """
     model.eval()
     filter_bank.eval()
@@ -29,7 +35,8 @@ def validate(
     total, units = 0.0, 0
     references: list[list[str]] = []
     hypotheses: list[list[str]] = []
-    for batch in loader.batches([order[k : k + _BATCH] for k in range(0, len(order), _BATCH)]):
+    plan = [order[k : k + _BATCH] for k in range(0, len(order), _BATCH)]
+    for batch in loader.batches(plan[processes.rank :: processes.size]):
         features = filter_bank(batch.waveforms.to(device), batch.lengths.to(device))
         log_probs, frames = model(*features)
         labels = (batch.targets, frames, batch.target_lengths)
@@ -43,4 +50,8 @@ def validate(
         ):
             references.append(tokenizer.decode(target.tolist()).split())
             hypotheses.append(tokenizer.decode([unit for unit, _, _ in spans]).split())
-    return total / units, error_rate(references, hypotheses).rate
+    score = error_rate(references, hypotheses)
+    total, all_units, errors, length = processes.total(
+        total, units, score.errors, score.reference_length
+    )
+    return total / all_units, errors / max(1.0, length)

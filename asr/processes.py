@@ -1,0 +1,105 @@
+"""Several processes train one model, each on its own device and its own share of the batches.
+
+`torchrun` starts them; without it there is one, and nothing here talks to anybody.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from asr.device import choose_device
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one training as one of them sees them."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one writes the files."""
+        return self.rank == 0
+
+    def ours(self, items: Sequence[T]) -> list[T]:
+        """This one's share: every `size`-th, where the last round lacks some, from its beginning.
+
+        All shares are of one length, as all processes take each step together.
+        """
+        rounds = [items[first : first + self.size] for first in range(0, len(items), self.size)]
+        return [entries[self.rank % len(entries)] for entries in rounds]
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Give all the first one's values."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor.detach(), 0)
+
+    def average(self, tensors: Sequence[Tensor], weight: float) -> None:
+        """Replace each by its mean over all, this one's counted `weight` times; in one message.
+
+        float32 tensors of one device; all processes end with the same bits.
+        """
+        if self.size > 1:
+            flat = torch.cat([*(t.detach().flatten() for t in tensors), tensors[0].new_ones(1)])
+            flat *= weight
+            dist.all_reduce(flat)
+            flat /= flat[-1].clone()
+            means = flat[:-1].split([tensor.numel() for tensor in tensors])
+            for tensor, mean in zip(tensors, means, strict=True):
+                tensor.detach().copy_(mean.view_as(tensor))
+
+    def total(self, *values: float) -> list[float]:
+        """Sum of each value over all."""
+        if self.size == 1:
+            return [*values]
+        device = "cpu" if dist.get_backend() == "gloo" else "cuda"
+        sums = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
+
+    def chain(self, words: Sequence[str]) -> list[str]:
+        """All processes' words after each other."""
+        if self.size == 1:
+            return [*words]
+        parts: list[Sequence[str]] = [()] * self.size
+        dist.all_gather_object(parts, words)
+        return [word for part in parts for word in part]
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: str | None) -> Iterator[tuple[Processes, str]]:
+    """The processes that torchrun has started, and this one's device: each takes its own GPU.
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    device = choose_device(device)
+    if not dist.is_torchelastic_launched():
+        yield Processes(), device
+        return
+    if device == "cuda":
+        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+        torch.cuda.set_device(device)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,134 @@
+"""Trainings of two processes, started as a user starts them, on recordings of noise."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from asr.prepare import prepare_tsv
+from asr.processes import Processes
+
+RECIPE = """
+name = "noise"
+[data]
+train = ["noise_train"]
+valid = ["noise_dev"]
+[units]
+kind = "character"
+[model]
+conv_channels = 2
+num_layers = 1
+hidden_size = 8
+[train]
+epochs = 2
+max_utterances = 2
+warmup_steps = 0
+consistency = 0.1
+checkpoint_steps = 2
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven utterances to train on, four batches: two rounds, the second with one to spare."""
+    source = tmp_path_factory.mktemp("noise")
+    generator = np.random.default_rng(0)
+    rows = ["path\tsplit\ttranscript"]
+    for index in range(10):
+        waveform = generator.normal(0, 0.1, 16000 + 1000 * index)
+        soundfile.write(source / f"{index}.wav", waveform, 16000)
+        rows.append(f"{index}.wav\t{'train' if index < 7 else 'dev'}\t{'AB' * (index % 3 + 1)}")
+    (source / "utterances.tsv").write_text("\n".join(rows) + "\n")
+    prepare_tsv(source, source, "noise")
+    (source / "recipe.toml").write_text(RECIPE)
+    return source
+
+
+TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def _start(corpus: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    train = ("-m", "asr", "train", str(corpus / "recipe.toml"), "--device", "cpu")
+    folders = ("--data", str(corpus), "--out", str(out))
+    return subprocess.Popen([*TWO, *train, *folders, *options], stderr=subprocess.PIPE, text=True)
+
+
+def _run(corpus: Path, out: Path, *options: str) -> str:
+    process = _start(corpus, out, *options)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def _weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def _assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_two_processes_train_one_model_and_resume_with_the_same_bits(corpus, tmp_path):
+    said = _run(corpus, tmp_path / "whole")
+    assert said.count("epoch 1: ") == 1  # by one of them
+    records = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "epoch" in record] == [2, 4]
+    _run(corpus, tmp_path / "parts", "--max-steps", "1")
+    _run(corpus, tmp_path / "parts")
+    _assert_same(_weights(tmp_path / "parts"), _weights(tmp_path / "whole"))
+
+
+EACH = """
+import torch
+from asr.processes import joined
+
+with joined("cpu") as (processes, device):
+    rank = processes.rank
+    assert (processes.size, processes.is_first, device) == (2, rank == 0, "cpu")
+    tensors = [torch.full((2, 3), 1.0 + rank), torch.tensor([10.0 * rank])]
+    processes.average(tensors, 1 + 2 * rank)  # the second counts three times
+    assert (tensors[0] == (1 + 3 * 2) / 4).all() and tensors[1] == 30 / 4, tensors
+    assert processes.total(rank, 0.5) == [1, 1.0]
+    assert processes.chain(["a", "b"][: 1 + rank]) == ["a", "a", "b"]
+    processes.share(tensors := [torch.full((2,), rank), torch.tensor(3.0 + rank)])
+    assert tensors[0].tolist() == [0, 0] and tensors[1] == 3
+"""
+
+
+def test_what_processes_tell_each_other(tmp_path):
+    (tmp_path / "each.py").write_text(EACH)
+    run = subprocess.run(
+        [*TWO, str(tmp_path / "each.py")], capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_ctrl_c_stops_all_after_one_step(corpus, tmp_path):
+    process = _start(corpus, tmp_path, "--epochs", "10000")
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "the same command resumes" in errors
+    resumed = _run(corpus, tmp_path, "--epochs", "10000", "--max-steps", "1")
+    assert "resuming at epoch" in resumed
+
+
+@given(st.integers(1, 20), st.integers(1, 5))
+def test_every_item_is_somebodys_and_all_have_as_many(items, size):
+    shares = [Processes(rank, size).ours(range(items)) for rank in range(size)]
+    assert {len(share) for share in shares} == {-(-items // size)}
+    assert {item for share in shares for item in share} == set(range(items))

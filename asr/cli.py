@@ -86,6 +86,8 @@ class AlignFormat(StrEnum):
     textgrid = "textgrid"
 
 
+_HOTWORD_SCORE = 4.0
+
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
 ]
@@ -218,8 +220,9 @@ def transcribe(
         Path | None, typer.Option(help="File of words that are expected, such as names.")
     ] = None,
     hotword_score: Annotated[
-        float, typer.Option(help="Added to the log10-probability of each hotword.")
-    ] = 4.0,
+        float | None,
+        typer.Option(help="Added to the log10-probability of each hotword; 4 unless given."),
+    ] = None,
 ) -> None:
     """Print what is said in recordings.
 
@@ -231,7 +234,10 @@ def transcribe(
         raise ConfigError(
             f"--format {output}: expected one FILE, got {len(files)}; call it for each"
         )
-    expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), hotword_score)
+    if hotwords is None and hotword_score is not None:
+        raise ConfigError("--hotword-score: expected --hotwords FILE with it")
+    score = _HOTWORD_SCORE if hotword_score is None else hotword_score
+    expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), score)
     recognizer = _recognizer(model, device, greedy, lm_weight, word_score, beam_size, lm, expected)
     failed = False
     for result in recognizer.transcribe_many(files):
@@ -334,19 +340,16 @@ def bench(
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="Recordings of speech.")
     ] = None,
     model: Model = None,
-    out: Annotated[Path | None, typer.Option("--json", help="Write the numbers here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = None,
     long_seconds: Annotated[float, typer.Option(min=1, help="Of the long file.")] = 3600.0,
 ) -> None:
     """Measure speed, memory and start-up time."""
     from asr.bench import bench
     from asr.device import choose_device
-    from asr.files import write_text
 
     report = bench(model, files or (), choose_device(device), long_seconds=long_seconds)
-    typer.echo(report.summary())
-    if out is not None:
-        write_text(out, report.to_json() + "\n")
+    typer.echo(report.to_json() if as_json else report.summary())
 
 
 def _recognizer(

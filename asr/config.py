@@ -29,6 +29,14 @@ class DataConfig(_Table):
     min_seconds: float = Field(0.1, ge=0)
     max_seconds: float = Field(30.0, gt=0)  # longer utterances are listed and left out
 
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(
+                f"min_seconds <= max_seconds: got {self.min_seconds:g} and {self.max_seconds:g}"
+            )
+        return self
+
 
 class FeatureConfig(_Table):
     """Kaldi-compatible log-mel filterbank."""
@@ -116,6 +124,13 @@ class AugmentConfig(_Table):
     time_masks: int = Field(2, ge=0)
     time_mask_frames: int = Field(40, ge=0)
     time_mask_fraction: float = Field(0.2, ge=0, le=1)  # at most this share of an utterance a mask
+
+    @model_validator(mode="after")
+    def _range(self) -> Self:
+        low, high = self.noise_snr
+        if low > high:
+            raise ValueError(f"noise_snr from low to high: got {low:g} and {high:g}")
+        return self
 
 
 class TrainConfig(_Table):

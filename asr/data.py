@@ -5,7 +5,6 @@ place in their own state; a plan has no state, so a training killed anywhere res
 of epoch e by planning the epoch again.
 """
 
-import csv
 import math
 import random
 import zlib
@@ -23,6 +22,7 @@ from asr.audio import read_audio
 from asr.augment import augment_waveform
 from asr.config import AugmentConfig
 from asr.errors import DataError
+from asr.table import read_table
 from asr.text import normalize
 
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
@@ -79,6 +79,10 @@ def _read_cuts(path: Path) -> list[Utterance]:
                 "with one transcript"
             )
         supervision = cut.supervisions[0]
+        if not isinstance(supervision.text, str | None):
+            raise DataError(
+                f"{path}: cut {cut.id}: expected a transcript as text, got {supervision.text!r}"
+            )
         utterances.append(
             Utterance(
                 cut.id,
@@ -92,37 +96,20 @@ def _read_cuts(path: Path) -> list[Utterance]:
 
 
 def _read_tsv(path: Path) -> list[Utterance]:
-    try:
-        return _read_rows(path)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: expected a tab-separated table in UTF-8, got {error}") from None
-
-
-def _read_rows(path: Path) -> list[Utterance]:
     utterances = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        columns = set(reader.fieldnames or ())
-        if missing := {"path", "transcript"} - columns:
-            raise DataError(f"{path}: the header lacks {', '.join(sorted(missing))}")
-        for line, row in enumerate(reader, 2):
-            if not row["path"] or row["transcript"] is None:
-                raise DataError(f"{path}:{line}: expected a path and a transcript")
-            try:
-                seconds = float(row.get("seconds") or 0.0)
-            except ValueError:
-                raise DataError(
-                    f"{path}:{line}: expected seconds as a number, got {row['seconds']!r}"
-                ) from None
-            utterances.append(
-                Utterance(
-                    row["path"],
-                    str(path.parent / row["path"]),
-                    seconds,
-                    normalize(row["transcript"]),
-                    row.get("speaker") or "",
-                )
-            )
+    for row in read_table(path):
+        if row.fault:
+            raise DataError(f"{path}:{row.line}: {row.fault}")
+        cells = row.cells
+        try:
+            seconds = float(cells.get("seconds") or 0.0)
+        except ValueError:
+            raise DataError(
+                f"{path}:{row.line}: expected seconds as a number, got {cells['seconds']!r}"
+            ) from None
+        audio = str(path.parent / cells["path"])
+        text, speaker = normalize(cells["transcript"]), cells.get("speaker", "")
+        utterances.append(Utterance(cells["path"], audio, seconds, text, speaker))
     return utterances
 
 

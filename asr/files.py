@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -53,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 def reserved(folder: Path) -> Iterator[None]:
     """Make `folder` if needed, and keep other trainings out; the system lets go of a killed one's.
 
-    On a file system without locks nobody is kept out.
+    On a file system without locks nobody is kept out. A folder that stays empty goes again.
 
     Raises:
         AsrError: another one is at work there.
@@ -72,3 +72,5 @@ def reserved(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()

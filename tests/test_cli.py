@@ -259,3 +259,17 @@ def test_no_traceback_reaches_the_terminal(tmp_path: Path) -> None:
     assert run.stdout == ""
     assert run.stderr.startswith("asr: error: ")
     assert run.stderr.count("\n") == 1
+
+
+def test_a_score_of_hotwords_needs_hotwords():
+    assert "--hotwords FILE" in error_of(asr("transcribe", "a.wav", "--hotword-score", 2))
+
+
+def test_a_recipe_that_cannot_be_trained_leaves_no_folder(tmp_path):
+    (tmp_path / "recipe.toml").write_text(
+        'name = "x"\n[data]\ntrain = ["gone"]\nvalid = ["gone"]\n'
+    )
+    out = tmp_path / "out"
+    failed = asr("train", tmp_path / "recipe.toml", "--data", tmp_path, "--out", out)
+    assert "gone.jsonl.gz: no such manifest" in error_of(failed)
+    assert not out.exists()

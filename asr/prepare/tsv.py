@@ -1,13 +1,11 @@
 """Any corpus that a table describes."""
 
-import csv
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from asr.errors import DataError
 from asr.prepare.dev import choose_dev
 from asr.prepare.manifests import Item, Rejected, Summary, write_manifests
+from asr.table import read_table
 
 TABLE = "utterances.tsv"
 
@@ -43,33 +41,14 @@ def prepare_tsv(
 
 
 def _read(table: Path) -> tuple[list[Item], list[Rejected]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return _rows(table, file)
-    except OSError as error:
-        raise DataError(
-            f"{table}: {error.strerror}; expected a table with the columns path and transcript"
-        ) from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: expected a tab-separated table in UTF-8, got {error}") from None
-
-
-def _rows(table: Path, lines: Iterable[str]) -> tuple[list[Item], list[Rejected]]:
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
-    columns = reader.fieldnames or []
-    if not {"path", "transcript"} <= set(columns):
-        raise DataError(
-            f"{table}: expected a header line with the tab-separated columns path and transcript, "
-            f"got {', '.join(columns) or 'nothing'}"
-        )
     items, rejected = [], []
-    for row in reader:
-        audio = table.parent / row["path"]
-        if not row["path"]:
-            rejected.append(Rejected(f"{table}:{reader.line_num}", "no path in this line"))
-        elif None in row:  # where DictReader puts cells without a column
-            rejected.append(Rejected(str(audio), f"more cells than the {len(columns)} columns"))
+    for row in read_table(table):
+        path = row.cells["path"]
+        audio = table.parent / path
+        if row.fault:
+            name = str(audio) if path else f"{table}:{row.line}"
+            rejected.append(Rejected(name, row.fault))
         else:
-            split, speaker = row.get("split") or "train", row.get("speaker") or ""
-            items.append(Item(row["path"], audio, row["transcript"], speaker, split))
+            split, speaker = row.cells.get("split") or "train", row.cells.get("speaker", "")
+            items.append(Item(path, audio, row.cells["transcript"], speaker, split))
     return items, rejected

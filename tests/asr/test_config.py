@@ -51,6 +51,14 @@ def test_unknown_table_names_the_valid_ones(tmp_path):
             'name = "x"\n[model]\nrecurrent = "gru"\npeephole = true\n',
             'model: expected recurrent = "lstm" or "cifg" with peephole: got "gru"$',
         ),
+        (
+            'name = "x"\n[data]\nmin_seconds = 9\nmax_seconds = 8\n',
+            "data: expected min_seconds <= max_seconds: got 9 and 8$",
+        ),
+        (
+            'name = "x"\n[augment]\nnoise_snr = [30, 5]\n',
+            "augment: expected noise_snr from low to high: got 30 and 5$",
+        ),
         ("[train]\n", "name: Field required"),
         ("name = \n", "not valid TOML"),
     ],

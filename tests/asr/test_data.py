@@ -118,19 +118,30 @@ def test_a_table_of_a_spreadsheet(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file\ttext\n", "lacks path, transcript"),
+        ("file\ttext\n", "columns path and transcript, got file, text"),
+        ("path\ttranscript\na.wav\n", ":2: no transcript in this line"),
+        ("path\ttranscript\na.wav\tA\tB\n", ":2: more cells than the 2 columns"),
         ("path\ttranscript\n", "no utterance"),
         ("path\ttranscript\tseconds\na.wav\tA\tlong\n", ":2: expected seconds as a number"),
         ("path\ttranscript\na.wav\tcaf\xe9\n", "table in UTF-8, got"),
         ("path\ttranscript\na.wav\t" + 200_000 * "A", "tab-separated table"),
     ],
-    ids=range(5),
+    ids=range(7),
 )
 def test_bad_tsv(tmp_path, text, message):
     path = tmp_path / "set.tsv"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=message):
         read_manifest(path)
+
+
+def test_a_transcript_is_text(utterances, tmp_path):
+    recording = Recording.from_file(utterances[0].audio)
+    cut = recording.to_cut()
+    cut.supervisions = [SupervisionSegment("a", recording.id, 0.0, recording.duration, text=5)]
+    CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
+    with pytest.raises(DataError, match="expected a transcript as text, got 5"):
+        read_manifest(tmp_path / "cuts.jsonl")
 
 
 def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):

@@ -217,7 +217,7 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     for name, reason in {
         "again.wav": "came before",
         "silent.wav": "empty transcript",
-        "short.wav": "empty transcript",
+        "short.wav": "no transcript in this line",
         "utterances.tsv:7": "no path",
         "wide.wav": "more cells than the 4 columns",
         "nothing.wav": "holds no audio samples",

@@ -12,11 +12,15 @@ from asr.files import replacing
 
 
 class BestEpochs:
-    """Weights of the `count` epochs with the lowest error rates, one file an epoch."""
+    """Weights of the `count` epochs with the lowest error rates, one file an epoch.
 
-    def __init__(self, folder: Path, count: int) -> None:
+    A quiet one writes and deletes nothing: of several processes one does.
+    """
+
+    def __init__(self, folder: Path, count: int, *, quiet: bool = False) -> None:
         self.folder = folder
         self.count = count
+        self.quiet = quiet
 
     def rank(self, history: Sequence[EpochScore]) -> list[int]:
         """The best epochs so far, best first; of equals the later one."""
@@ -25,7 +29,7 @@ class BestEpochs:
 
     def keep(self, model: nn.Module, history: Sequence[EpochScore]) -> None:
         """Save the last epoch's weights if it is among the best."""
-        if history[-1].epoch in self.rank(history):
+        if not self.quiet and history[-1].epoch in self.rank(history):
             weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
             with replacing(self._file(history[-1].epoch)) as partial:
                 save_file(weights, partial)
@@ -34,7 +38,7 @@ class BestEpochs:
         """Delete what is no longer among the best: once the checkpoint knows that it is not."""
         best = self.rank(history)
         for path in self.folder.glob("*.safetensors"):
-            if int(path.stem) not in best:
+            if not self.quiet and int(path.stem) not in best:
                 path.unlink()
 
     def average(self, history: Sequence[EpochScore]) -> dict[str, Tensor]:

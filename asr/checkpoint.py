@@ -41,7 +41,7 @@ class TrainingState:
 
     epoch: int = 0
     batch: int = 0  # next batch of the epoch
-    step: int = 0  # batches used since the start
+    step: int = 0  # steps since the start, of one batch for each process
     skipped: int = 0  # steps left out because loss or gradient was not finite
     epoch_loss: float = 0.0  # sums over the epoch so far
     epoch_units: int = 0

@@ -141,7 +141,8 @@ class TrainConfig(_Table):
     max_frames: int = Field(6000, gt=0)  # padded feature frames in a batch
     max_utterances: int = Field(64, gt=0)  # in a batch
     loss: Literal["ctc", "linear_ctc"] = "ctc"  # the second holds few of a large batch's logits
-    # Weight of the divergence between two views of each utterance; 0: one view, see consistency.py.
+    # Weight of the divergence between two views of each utterance, which the network then hears
+    # twice (memory!); 0: one view. 0.2 in the paper, with 2.5 times as many masks: consistency.py.
     consistency: float = Field(0.0, ge=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)

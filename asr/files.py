@@ -53,11 +53,13 @@ def write_text(path: Path, text: str) -> None:
 def reserved(folder: Path) -> Iterator[None]:
     """Make `folder` if needed, and keep other trainings out; the system lets go of a killed one's.
 
-    On a file system without locks nobody is kept out. A folder that stays empty goes again.
+    On a file system without locks nobody is kept out. A folder made here goes again if nothing
+    has come into it.
 
     Raises:
         AsrError: another one is at work there.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -69,8 +71,11 @@ def reserved(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        yield
+        try:
+            yield
+        finally:
+            if made:
+                with suppress(OSError):  # there is something in it
+                    folder.rmdir()
     finally:
         os.close(descriptor)
-        with suppress(OSError):  # there is something in it
-            folder.rmdir()

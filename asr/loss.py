@@ -23,13 +23,14 @@ def training_loss(
 ) -> Tensor:
     """The recipe's loss, or in the first steps the flat start's, summed over the batch; float32.
 
-    With `consistency` it is the mean over two views of the batch, each warped and masked on its
-    own, and of their divergence from each other.
+    With `consistency` the batch is seen in two views, each warped and masked on its own: the loss
+    is the mean of theirs and, so weighted, of their divergences from each other.
     """
     settings, augment = config.train, config.augment
     is_flat = step < settings.flat_start_steps
     views = 2 if settings.consistency and not is_flat else 1
-    features, frames = features.repeat(views, 1, 1), frames.repeat(views)
+    if views == 2:
+        features, frames = features.repeat(2, 1, 1), frames.repeat(2)
     features = warp_frequencies(features, augment, config.features, generator)
     masks = draw_masks(features.shape, frames, augment, generator)
     bf16 = settings.precision == "bf16"

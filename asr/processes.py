@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from asr.device import choose_device
+from asr.errors import AsrError, ConfigError
 
 T = TypeVar("T")
 
@@ -52,7 +53,8 @@ class Processes:
     def average(self, tensors: Sequence[Tensor], weight: float) -> None:
         """Replace each by its mean over all, this one's counted `weight` times; in one message.
 
-        float32 tensors of one device; all processes end with the same bits.
+        float32 tensors of one device; all processes end with the same bits. It runs when the
+        backward pass has ended: the recurrence's kernels need the whole GPU for themselves.
         """
         if self.size > 1:
             flat = torch.cat([*(t.detach().flatten() for t in tensors), tensors[0].new_ones(1)])
@@ -89,17 +91,45 @@ def joined(device: str | None) -> Iterator[tuple[Processes, str]]:
     """The processes that torchrun has started, and this one's device: each takes its own GPU.
 
     Raises:
-        ConfigError: there is no such device on this machine.
+        ConfigError: there is no such device on this machine, or not one for each process.
+        AsrError: another process has ended, so that this one cannot go on.
     """
     device = choose_device(device)
     if not dist.is_torchelastic_launched():
         yield Processes(), device
         return
-    if device == "cuda":
-        device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    if device != "cpu":
+        device = _own_gpu(device)
         torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if device == "cpu" else "nccl")
-    try:
+    with _others_alive():
+        if device == "cpu":
+            dist.init_process_group("gloo")
+        else:
+            dist.init_process_group("nccl", device_id=torch.device(device))
         yield Processes(dist.get_rank(), dist.get_world_size()), device
-    finally:
-        dist.destroy_process_group()
+    # Not where this one has failed: NCCL would wait for the others, and they wait for this one.
+    dist.destroy_process_group()
+
+
+def _own_gpu(device: str) -> str:
+    if device != "cuda":
+        raise ConfigError(
+            f"device: expected cpu or cuda of processes that torchrun starts, got {device!r}; "
+            "CUDA_VISIBLE_DEVICES picks GPUs"
+        )
+    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if here > gpus:
+        raise ConfigError(
+            f"torchrun: expected at most {gpus} processes, a GPU for each, got {here}"
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):  # gloo's are plain
+            raise
+        raise AsrError("another process of this training has ended; it says why") from None

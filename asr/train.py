@@ -2,7 +2,8 @@
 
 A training killed at any moment goes on from its last checkpoint and, on a CPU, ends with the
 bits it would have ended with: batches are planned from (seed, epoch), and dropout, masks and
-noise are drawn from generators seeded by (seed, step) or (seed, epoch, utterance).
+noise are drawn from generators seeded by (seed, step, process) or (seed, epoch, utterance).
+Another number of processes may go on with it, and then ends with other bits.
 """
 
 import copy
@@ -99,7 +100,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
-        self.best = BestEpochs(out / "epochs", self.settings.average_best)
+        self.best = BestEpochs(
+            out / "epochs", self.settings.average_best, quiet=not processes.is_first
+        )
         self._waited = self._heard = self._since = 0.0
         if resumed:
             self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer)
@@ -174,12 +177,15 @@ class Trainer:
             while not self._is_over(last):
                 if self._epoch(last, interrupt):
                     self._finish_epoch()
-                if interrupt.asked:
-                    self._save()
+                if self._agreed(interrupt):  # saved by then
                     self.log.say(f"interrupted at step {self.state.step}; the same command resumes")
                     raise KeyboardInterrupt
             self._save()
             return self._write_model()
+
+    def _agreed(self, interrupt: Interrupt) -> bool:
+        """Whether any process is to stop: all learn it at the same step."""
+        return any(self.processes.total(interrupt.asked))
 
     def _is_over(self, last: int | None) -> bool:
         if last is not None and self.state.step >= last:
@@ -257,8 +263,10 @@ class Trainer:
             self._show(len(plan), progress)
             if state.step % self.settings.checkpoint_steps == 0:
                 self._save()
-            interrupt.asked = any(self.processes.total(interrupt.asked))
-            if interrupt.asked or (last is not None and state.step >= last):
+            stop = self._agreed(interrupt)
+            if stop:
+                self._save()  # before what may take longer than who asked will wait
+            if stop or (last is not None and state.step >= last):
                 batches.close()
                 return state.batch == len(plan)
 
@@ -342,14 +350,12 @@ class Trainer:
             error_rate=rate,
         )
         self.log.plot(state.history)
-        if self.processes.is_first:
-            self.best.keep(self.model, state.history)
+        self.best.keep(self.model, state.history)
         state.epoch += 1
         state.batch = 0
         state.epoch_loss, state.epoch_units, state.epoch_seconds = 0.0, 0, 0.0
         self._save()
-        if self.processes.is_first:
-            self.best.drop_others(state.history)
+        self.best.drop_others(state.history)
 
     def _save(self) -> None:
         if self.processes.is_first:

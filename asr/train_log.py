@@ -108,7 +108,7 @@ class TrainingLog:
         # With points, so that the first epoch alone is seen.
         loss.plot(epochs, [score.train_loss for score in history], "C0.--", label="training loss")
         loss.plot(epochs, [score.valid_loss for score in history], "C0.-", label="validation loss")
-        loss.set(xlabel="epoch", ylabel="CTC loss per unit", ylim=(0, None))
+        loss.set(xlabel="epoch", ylabel="loss per unit", ylim=(0, None))
         loss.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         rate = loss.twinx()
         percent = [100 * score.error_rate for score in history]

@@ -1,12 +1,14 @@
 """The score of a network in training: loss and error rate of its greedy path."""
 
+from dataclasses import astuple
+
 import torch
 
 import kernels
 from asr.data import Entry, Loader
 from asr.decode import greedy_decode
 from asr.features import FilterBank
-from asr.metrics import error_rate
+from asr.metrics import ErrorRate, error_rate
 from asr.model import AcousticModel
 from asr.processes import ALONE, Processes
 from asr.tokenizer import Tokenizer
@@ -32,7 +34,7 @@ def validate(
     device = model.cmvn_mean.device
     seconds = [utterance.seconds for utterance in loader.utterances]
     order = [Entry(index, 1.0) for index in sorted(range(len(seconds)), key=seconds.__getitem__)]
-    total, units = 0.0, 0
+    loss, units = 0.0, 0.0
     references: list[list[str]] = []
     hypotheses: list[list[str]] = []
     plan = [order[k : k + _BATCH] for k in range(0, len(order), _BATCH)]
@@ -41,7 +43,7 @@ def validate(
         log_probs, frames = model(*features)
         labels = (batch.targets, frames, batch.target_lengths)
         # Its log-softmax leaves log-probabilities as they are.
-        total += float(kernels.ctc_loss(log_probs.transpose(0, 1), *labels, reduction="sum"))
+        loss += float(kernels.ctc_loss(log_probs.transpose(0, 1), *labels, reduction="sum"))
         units += len(batch.targets)
         for target, spans in zip(
             batch.targets.split(batch.target_lengths.tolist()),
@@ -50,8 +52,6 @@ def validate(
         ):
             references.append(tokenizer.decode(target.tolist()).split())
             hypotheses.append(tokenizer.decode([unit for unit, _, _ in spans]).split())
-    score = error_rate(references, hypotheses)
-    total, all_units, errors, length = processes.total(
-        total, units, score.errors, score.reference_length
-    )
-    return total / all_units, errors / max(1.0, length)
+    own = error_rate(references, hypotheses)
+    loss, units, *counts = processes.total(loss, units, *astuple(own))
+    return loss / units, ErrorRate(*(int(count) for count in counts)).rate

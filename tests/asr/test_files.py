@@ -64,6 +64,20 @@ def test_who_may_read_it_is_up_to_the_umask(tmp_path: Path, umask: int, mode: in
         assert path.stat().st_mode & 0o777 == mode
 
 
+def test_a_folder_made_for_nothing_goes_but_not_from_under_its_holder(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with reserved(folder):
+        for _ in range(2):  # the refused one neither takes the folder away nor the lock on it
+            with pytest.raises(AsrError), reserved(folder):
+                pass
+            assert folder.is_dir()
+    assert not folder.exists()
+    folder.mkdir()
+    with reserved(folder):
+        pass
+    assert folder.is_dir()  # it was there before
+
+
 def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatch) -> None:
     """Some network file systems have none; a training must still be possible there."""
 

@@ -130,6 +130,7 @@ def _others_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "by peer" not in str(error):  # gloo's are plain
+        # NCCL's errors are of a type of their own, gloo's are not.
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):
             raise
         raise AsrError("another process of this training has ended; it says why") from None

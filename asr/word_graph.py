@@ -28,7 +28,11 @@ _redirecting = threading.Lock()  # two threads at once would leave standard erro
 
 @dataclass(frozen=True)
 class WordGraph:
-    """Words with their spellings as a prefix tree, and the n-gram model that scores them."""
+    """Words with their spellings as a prefix tree, and the n-gram model that scores them.
+
+    flashlight ends a word at the first frame of what the tree has last. There a unit u that lasts
+    one frame is V + u, and one that lasts several is u and then, for the last of them, 2 V + u.
+    """
 
     words: tuple[str, ...]  # label -> word, likeliest first
     trie: Trie
@@ -63,7 +67,7 @@ def load_word_graph(
     labels: dict[str, int] = {}
     homophones: Counter[Spelling] = Counter()
     num_units = len(tokenizer.units)
-    trie = Trie(num_units, 0)
+    trie = Trie(3 * num_units, 0)
     rarest = min(unigrams.values())
     promises = unigrams | {
         word: unigrams.get(word, rarest) + bonus for word, bonus in hotwords.items()
@@ -73,7 +77,10 @@ def load_word_graph(
         for spelling in spellings(word) or _by_rule(tokenizer, word, hotwords):
             if homophones[spelling] < _HOMOPHONES:
                 homophones[spelling] += 1
-                trie.insert(spelling, labels.setdefault(word, len(labels)), promises[word])
+                label = labels.setdefault(word, len(labels))
+                *others, last = spelling
+                trie.insert([*others, num_units + last], label, promises[word])
+                trie.insert([*spelling, 2 * num_units + last], label, promises[word])
     if not labels:
         raise DataError(
             f"{language_model}: expected words of the lexicon, got none of them; make the "

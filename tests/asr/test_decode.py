@@ -160,9 +160,12 @@ def test_language_model_chooses_between_homophones(phonemes: Decoder) -> None:
     )
 )
 def test_beam_reads_words_at_any_pace(
-    phonemes: Decoder, spoken: list[tuple[str, list[int], int]]
+    directory: Path, spoken: list[tuple[str, list[int], int]]
 ) -> None:
     tokenizer = PhonemeTokenizer(LEXICON)
+    # Words cost something, lest the held vowel of THE be taken for another A.
+    config = BEAM.model_copy(update={"word_score": -2.0})
+    decoder = build_decoder(config, tokenizer, directory)
     path: list[str] = []
     expected = []
     for word, frames, blanks in spoken:
@@ -175,7 +178,7 @@ def test_beam_reads_words_at_any_pace(
         path += ["-"] * max(blanks, same)
         expected.append((len(path), len(path) + len(phones)))
         path += phones
-    found = decode(phonemes, emissions(tokenizer, " ".join([*path, "-"]), sure=0.999))
+    found = decode(decoder, emissions(tokenizer, " ".join([*path, "-"]), sure=0.999))
     assert found.words == tuple(word for word, _, _ in spoken)
     assert found.word_frames == tuple(expected)
 
@@ -303,6 +306,32 @@ def test_paths_of_the_same_words_add_up(directory: Path) -> None:
     score = decode(build_decoder(config, tokenizer, directory), log_probs).score
     one = log_probs.amax(-1).sum().item()
     assert score == pytest.approx(one + math.log(2), abs=1e-5)
+
+
+def test_the_paths_of_a_word_are_those_of_ctc(directory: Path) -> None:
+    """Also those of its last unit; but for paths on which it is likelier over than it was."""
+    tokenizer = PhonemeTokenizer(LEXICON)
+    config = BEAM.model_copy(update={"lm_weight": 0.0, "beam_size": 5000, "beam_threshold": 1e3})
+    decoder = build_decoder(config, tokenizer, directory)
+    log_probs = emissions(tokenizer, "- K AE AE T T T T -", sure=0.7)
+    T = torch.tensor([log_probs.shape[1]])
+    target = torch.tensor([tokenizer.encode("CAT")])
+    found = decode(decoder, log_probs)
+    assert found.words == ("CAT",)
+    ctc = -torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), target, T, torch.tensor([3]), reduction="sum"
+    )
+    assert found.score == pytest.approx(ctc.item(), abs=0.02)
+
+
+def test_one_sound_may_end_a_word_and_begin_the_next(directory: Path) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    config = BEAM.model_copy(update={"word_score": -1.0})
+    decoder = build_decoder(config, tokenizer, directory)
+    found = decode(decoder, emissions(tokenizer, "K AE T T AA P"))
+    assert found.words == ("CAT", "TOP")
+    assert found.word_frames == ((0, 3), (3, 6))
+    assert found.tokens == tuple(tokenizer.encode("CAT TOP"))
 
 
 def test_agreement_is_the_share_of_the_best_hypotheses(phonemes: Decoder) -> None:

@@ -148,6 +148,6 @@ def test_the_command_line_takes_a_language_model(tmp_path: Path) -> None:
     result = _asr("--lm", path)
     assert result.exit_code == 0
     assert set(result.stdout.split()) <= set(words)
-    # All 22 words that are said have to be read as these three: which sound like which is its matter.
+    # All 22 words have to be read as these three: which ones, the network decides.
     assert {"OLD", "STORY"} <= set(result.stdout.split())
     assert "no such language model" in _asr("--lm", tmp_path / "absent.arpa").stderr

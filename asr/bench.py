@@ -49,7 +49,7 @@ class LongFile:
 
     seconds: float  # of audio
     rtfx: float  # with the start of the process and the loading of the model
-    peak_megabytes: float  # resident, of the process
+    peak_megabytes: float  # resident, of the process, without those of the search
     words: int  # of the pieces that it is cut into, transcribed one by one
     differing_words: int  # edits between the long text and that of the pieces
 
@@ -82,7 +82,7 @@ class Report:
                 f"many files  {self.throughput} x real time",
                 f"shares      {shares}",
                 f"one file    {long.seconds:.0f} s: {long.rtfx:.0f} x real time, "
-                f"{long.peak_megabytes:.0f} MB at most",
+                f"{long.peak_megabytes:.0f} MB at most without the search processes",
                 f"its text    {long.differing_words} of {long.words} words differ from its pieces'",
                 f"asr --help  {self.help_seconds} s",
             ]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asr.decode import Hypothesis
+from asr.word_search import Hypothesis
 
 Weights = tuple[float, float, float]  # of both log-odds, and a constant
 

@@ -1,45 +1,25 @@
-"""Emissions -> words: greedy path, and beam search with a lexicon and an n-gram model.
-
-The beam search is flashlight's lexicon decoder with KenLM, the one that
-`torchaudio.models.decoder.ctc_decoder` wraps. It is driven here without the wrapper, which drops
-the frame at which a word ends, takes twice as long to build the lexicon's tree, and has no answer
-to a last unit that is held for several frames (see `BeamDecoder`).
-"""
+"""Emissions -> words: greedy path, and beam search with a lexicon and an n-gram model."""
 
 import math
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from flashlight.lib.text.decoder import CriterionType, LexiconDecoder, LexiconDecoderOptions
 from torch import Tensor
 
 from asr.config import DecodeConfig
 from asr.errors import DataError
+from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import SEPARATOR, PhonemeTokenizer, Tokenizer
-from asr.word_graph import WordGraph, find_language_model, load_word_graph
+from asr.word_graph import WordGraph, find_language_model
+from asr.word_search import BLANK, Columns, Hypothesis, WordSearch
 
-BLANK = 0
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
-_ALTERNATIVES = 20  # hypotheses that have a say in how sure a word is
+_MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
 _WORD_MARKS = ("▁", SEPARATOR)  # what a unit that begins a word begins with
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """What was recognised in one utterance. Frames are output frames of the network."""
-
-    words: tuple[str, ...]  # phones where a phoneme model is decoded greedily
-    tokens: tuple[int, ...]  # units, blanks and repeats removed
-    frames: tuple[int, ...]  # frame of each token's first emission
-    score: float  # greedy: log-probability of the path; beam: with the language model's part
-    word_frames: tuple[tuple[int, int], ...]  # first frame, last frame + 1 of each word
-    agreement: tuple[float, ...] = ()  # beam: of each word, share of the best hypotheses with it
 
 
 class Decoder(Protocol):
@@ -144,103 +124,48 @@ class BeamDecoder:
     worth having and makes the search faster by their share.
     """
 
-    def __init__(self, config: DecodeConfig, graph: WordGraph) -> None:
-        self.graph = graph
+    def __init__(
+        self, config: DecodeConfig, graph: WordGraph, processes: SearchProcesses | None = None
+    ) -> None:
         if len(config.log_priors) not in (0, graph.num_units):
             raise DataError(
                 f"decode.log_priors: expected {graph.num_units}, one a unit, got "
                 f"{len(config.log_priors)}; `asr tune-lm` estimates them"
             )
         self._log_priors = config.prior_weight * torch.tensor(config.log_priors or 0.0)
-        options = LexiconDecoderOptions(
-            beam_size=config.beam_size,
-            beam_size_token=3 * config.beam_size_token,  # columns
-            beam_threshold=config.beam_threshold,
-            lm_weight=config.lm_weight,
-            word_score=config.word_score,
-            unk_score=-math.inf,
-            sil_score=0.0,
-            log_add=True,
-            criterion_type=CriterionType.CTC,
-        )
-        silence = graph.num_units  # the blank as a last frame: none
-        self._search = LexiconDecoder(
-            options, graph.trie, graph.language_model, silence, BLANK, -1, [], False
-        )
-        # flashlight's decoder holds one search, and lets other threads run where a language model
-        # is in Python: two searches at once end in a segmentation fault.
-        self._one_at_a_time = threading.Lock()
+        self._search = WordSearch(config, graph)
+        self._graph = graph
+        self._processes = processes
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
-        """Decode a batch, one utterance after the other, on one core; threads take turns."""
+        """Decode a batch, its utterances one after the other unless there are processes."""
         log_probs = (log_probs.float().cpu() - self._log_priors).log_softmax(-1)
-        with self._one_at_a_time:
-            return [
-                self._decode(utterance[:length])
-                for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
-            ]
+        utterances = [
+            self._columns(utterance[:length])
+            for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
+        ]
+        if self._processes:
+            return self._processes.map(self._search, utterances)
+        return [self._search(columns) for columns in utterances]
 
-    def _decode(self, log_probs: Tensor) -> Hypothesis:  # [T', V]
-        if not len(log_probs):
-            return Hypothesis((), (), (), 0.0, ())
+    def _columns(self, log_probs: Tensor) -> Columns:  # [T', V]
         kept = _informative_frames(log_probs)
         emissions = log_probs[kept]
         frames = kept.tolist()
-        if self.graph.separator is not None:
+        if frames and self._graph.separator is not None:
             # Every word begins with a separator, the first one's is put before the utterance.
-            certain = torch.full((1, self.graph.num_units), _NEVER)
-            certain[0, self.graph.separator] = 0.0
+            certain = torch.full((1, self._graph.num_units), _NEVER)
+            certain[0, self._graph.separator] = 0.0
             emissions = torch.cat([certain, emissions])
             frames = [-1, *frames]
-        emissions = _with_last_frames(emissions)
-        results = self._search.decode(emissions.data_ptr(), *emissions.shape)[:_ALTERNATIVES]
-        best, *others = (self._read(result, frames) for result in results)
-        return replace(best, agreement=tuple(_agreement(best, others)))
-
-    def _read(self, result: Any, kept: list[int]) -> Hypothesis:
-        """Read the best path; flashlight adds a step before the first frame and after the last."""
-        tokens: list[int] = []
-        frames: list[int] = []
-        words: list[str] = []
-        word_frames: list[tuple[int, int]] = []
-        start = None  # first frame of the word that is being read
-        previous = BLANK
-        for frame, column, label in zip(kept, result.tokens[1:-1], result.words[1:-1], strict=True):
-            token = column % self.graph.num_units
-            within = start is not None or token == self.graph.separator
-            if token != BLANK and not (token == previous and within) and frame >= 0:
-                tokens.append(token)
-                frames.append(frame)
-                if start is None and token != self.graph.separator:
-                    start = frame
-            if label >= 0 and start is not None:
-                words.append(self.graph.words[label])
-                word_frames.append((start, frame + 1))
-                start = None
-            previous = token
-        return Hypothesis(
-            tuple(words), tuple(tokens), tuple(frames), result.score, tuple(word_frames)
-        )
-
-
-def _agreement(best: Hypothesis, others: Sequence[Hypothesis]) -> Iterator[float]:
-    """Of each word of `best`, the share of the probability of all that have it at that time."""
-    scores = [best.score, *(other.score for other in others)]
-    probabilities = [math.exp(score - best.score) for score in scores]
-    for word, (first, end) in zip(best.words, best.word_frames, strict=True):
-        share = probabilities[0]
-        for other, probability in zip(others, probabilities[1:], strict=True):
-            spans = zip(other.words, other.word_frames, strict=True)
-            if any(word == name and first < last and start < end for name, (start, last) in spans):
-                share += probability
-        yield share / sum(probabilities)
+        return Columns(_with_last_frames(emissions).numpy(), tuple(frames))
 
 
 def _informative_frames(log_probs: Tensor) -> Tensor:
     """Indices of the frames that are not near-certain blanks following another, [K] int64."""
     blank = log_probs[:, BLANK] > _SURE_BLANK
     again = blank.clone()
-    again[0] = False
+    again[:1] = False
     again[1:] &= blank[:-1]
     return (~again).nonzero()[:, 0]
 
@@ -254,7 +179,7 @@ def _with_last_frames(log_probs: Tensor) -> Tensor:  # [T, V] -> [T, 3 V]
     alone = log_probs.clone()
     alone[:, BLANK] = _NEVER
     held = alone.clone()
-    held[0] = _NEVER
+    held[:1] = _NEVER
     held[1:].masked_fill_(log_probs[:-1] <= log_probs[:-1, BLANK, None], _NEVER)
     return torch.cat([log_probs, alone, held], dim=1)
 
@@ -281,9 +206,10 @@ def build_decoder(
     """
     if config.method == "greedy":
         return GreedyDecoder(tokenizer)
-    graph = load_word_graph(
-        tokenizer,
-        language_model or find_language_model(directory),
-        hotwords=hotwords,
-    )
-    return BeamDecoder(config, graph)
+    words = Vocabulary(tokenizer, language_model or find_language_model(directory), hotwords)
+    return BeamDecoder(config, words.load(), search_processes(words))
+
+
+def search_processes(words: Vocabulary) -> SearchProcesses:
+    """Processes for a decoder's searches: as many as torch has threads, within reason."""
+    return SearchProcesses(words, min(torch.get_num_threads(), _MOST_PROCESSES))

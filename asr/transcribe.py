@@ -2,7 +2,8 @@
 
 Three stages work at the same time: threads read and cut files, the calling thread runs the
 network on segments of like length, of whichever files they are, and one thread searches for the
-words. Memory is bounded: by the segments of two pools, not by the number or length of files.
+words, or has processes do it. Memory is bounded: by the segments of two pools, not by the number or
+length of files.
 """
 
 from collections import deque
@@ -23,12 +24,13 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.audio import check_level, read_blocks
 from asr.confidence import AS_HEARD, confidences
 from asr.config import parse_config
-from asr.decode import Decoder, Hypothesis, build_decoder
+from asr.decode import Decoder, build_decoder
 from asr.device import choose_device
 from asr.errors import AudioError, ConfigError
 from asr.model_dir import Packaged, load_model_dir
 from asr.segment import Segment, segments
 from asr.text import normalize
+from asr.word_search import Hypothesis
 
 _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once

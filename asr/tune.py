@@ -3,22 +3,27 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import read_audio
 from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder, Hypothesis
+from asr.decode import BeamDecoder, Decoder, search_processes
 from asr.errors import DataError
 from asr.files import write_text
 from asr.metrics import ErrorRate, right_words, word_error_rate
 from asr.model_dir import Packaged
-from asr.word_graph import WordGraph, find_language_model, load_word_graph
+from asr.search_processes import Vocabulary
+from asr.word_graph import find_language_model
+from asr.word_search import Hypothesis
 
+_Build = Callable[[DecodeConfig], Decoder]
 _Weights = tuple[float, float, float]  # lm_weight, word_score, prior_weight
 
 _LM_WEIGHTS = (0.5, 1.5, 2.5, 3.5)
@@ -88,7 +93,8 @@ def tune_lm(
     if not utterances:
         raise DataError("tune_lm: expected at least one utterance, got none")
     model = language_model or find_language_model(packaged.directory)
-    graph = load_word_graph(packaged.tokenizer, model)
+    words = Vocabulary(packaged.tokenizer, model)
+    graph = words.load()
     emissions = []
     for done, utterance in enumerate(utterances, 1):
         emissions.append(_emissions(packaged, utterance))
@@ -96,7 +102,8 @@ def tune_lm(
     if not any(log_probs.shape[1] for log_probs in emissions):
         raise DataError("tune_lm: expected speech, got recordings of noise or silence only")
     references = [utterance.text for utterance in utterances]
-    return search(packaged.config.decode, graph, emissions, references, on_progress)
+    build = partial(BeamDecoder, graph=graph, processes=search_processes(words))
+    return search(packaged.config.decode, build, emissions, references, on_progress)
 
 
 def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V]
@@ -107,12 +114,12 @@ def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V
 
 def search(
     config: DecodeConfig,
-    graph: WordGraph,
+    build: _Build,
     emissions: Sequence[Tensor],  # [1, T', V] each
     references: Sequence[str],
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tuning:
-    """`tune_lm` over emissions that are there already."""
+    """`tune_lm` over emissions that are there already, with decoders by `build`."""
     scores: dict[_Weights, ErrorRate] = {}
     priors = torch.cat([log_probs[0] for log_probs in emissions]).exp().mean(0)
     log_priors = tuple(round(value, 4) for value in priors.clamp(min=1e-6).log().tolist())
@@ -125,7 +132,7 @@ def search(
         for weights in candidates:
             if weights not in scores:
                 decode = _with_weights(config, weights)
-                scores[weights] = _score(decode, graph, emissions, references)
+                scores[weights] = _score(decode, build, emissions, references)
                 on_progress(len(scores))
         return min(scores, key=rank)
 
@@ -140,7 +147,7 @@ def search(
         Trial(_with_weights(config, weights), scores[weights])
         for weights in sorted(scores, key=rank)
     ]
-    weights, error = _calibrate(trials[0].decode, graph, emissions, references)
+    weights, error = _calibrate(trials[0].decode, build, emissions, references)
     trials[0] = replace(
         trials[0], decode=trials[0].decode.model_copy(update={"confidence": weights})
     )
@@ -149,12 +156,12 @@ def search(
 
 def _calibrate(
     config: DecodeConfig,
-    graph: WordGraph,
+    build: _Build,
     emissions: Sequence[Tensor],
     references: Sequence[str],
 ) -> tuple[Weights, float]:
     """Weights of the confidences, and the calibration error that they leave."""
-    hypotheses = _hypotheses(config, graph, emissions)
+    hypotheses = _hypotheses(config, build, emissions)
     known = torch.cat(
         [evidence(said, heard[0]) for said, heard in zip(hypotheses, emissions, strict=True)]
     )
@@ -180,19 +187,20 @@ def _with_weights(config: DecodeConfig, weights: _Weights) -> DecodeConfig:
 
 def _score(
     config: DecodeConfig,
-    graph: WordGraph,
+    build: _Build,
     emissions: Sequence[Tensor],
     references: Sequence[str],
 ) -> ErrorRate:
-    hypotheses = _hypotheses(config, graph, emissions)
+    hypotheses = _hypotheses(config, build, emissions)
     return word_error_rate(references, [" ".join(said.words) for said in hypotheses])
 
 
 def _hypotheses(
-    config: DecodeConfig, graph: WordGraph, emissions: Sequence[Tensor]
+    config: DecodeConfig, build: _Build, emissions: Sequence[Tensor]
 ) -> list[Hypothesis]:
-    decoder = BeamDecoder(config, graph)
-    return [decoder(log_probs, torch.tensor([log_probs.shape[1]]))[0] for log_probs in emissions]
+    lengths = torch.tensor([log_probs.shape[1] for log_probs in emissions])
+    batch = pad_sequence([log_probs[0] for log_probs in emissions], batch_first=True)
+    return build(config)(batch, lengths)
 
 
 def save_weights(packaged: Packaged, trial: Trial) -> None:

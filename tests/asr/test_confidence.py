@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asr.confidence import AS_HEARD, calibration_error, confidences, evidence, fit, likelihood
-from asr.decode import Hypothesis
+from asr.word_search import Hypothesis
 
 
 def test_heard_is_the_mean_of_the_units_peaks() -> None:

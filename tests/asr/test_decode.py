@@ -349,7 +349,7 @@ def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) ->
     tokenizer = PhonemeTokenizer(LEXICON)
     decoder = build_decoder(BEAM, tokenizer, directory)
     assert isinstance(decoder, BeamDecoder)
-    search = decoder._search
+    search = decoder._search._decoder
     free = threading.Semaphore()
 
     def alone(*arguments: int):
@@ -360,7 +360,7 @@ def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) ->
         finally:
             free.release()
 
-    monkeypatch.setattr(decoder, "_search", SimpleNamespace(decode=alone))
+    monkeypatch.setattr(decoder._search, "_decoder", SimpleNamespace(decode=alone))
     log_probs = emissions(tokenizer, "K AE T")
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: decode(decoder, log_probs).words, range(8)))

@@ -17,9 +17,10 @@ from torch import Tensor
 
 import asr.transcribe
 from asr.config import Config
-from asr.decode import GreedyDecoder, Hypothesis
+from asr.decode import GreedyDecoder
 from asr.errors import AudioError, ConfigError, DataError, ModelError
 from asr.transcribe import Recognizer, Transcript, Word, load_model
+from asr.word_search import Hypothesis
 
 RATE = 16000
 FRAME = 640  # samples of the stub's output frame: 40 ms

@@ -1,4 +1,5 @@
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,8 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
     graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
     emissions = [spoken("THE SEA", {6: "E"}), spoken("SEE", {})]
-    tuning = search(DecodeConfig(), graph, emissions, ["THE SEA", "SEE"])
+    build = partial(BeamDecoder, graph=graph)
+    tuning = search(DecodeConfig(), build, emissions, ["THE SEA", "SEE"])
     assert tuning.best.score == ErrorRate(0, 0, 0, 3)
     unaided = BeamDecoder(DecodeConfig(lm_weight=0.0), graph)(emissions[0], torch.tensor([14]))
     assert unaided[0].words == ("THE", "SEE")
@@ -74,7 +76,8 @@ def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
     graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
     emissions = [spoken("SEE", {})] * 40
     references = ["SEE"] * 20 + ["THE"] * 20  # as clearly heard, and wrong half of the time
-    tuning = search(DecodeConfig(), graph, emissions, references)
+    build = partial(BeamDecoder, graph=graph)
+    tuning = search(DecodeConfig(), build, emissions, references)
     (said,) = BeamDecoder(tuning.best.decode, graph)(emissions[0], torch.tensor([6]))
     (sure,) = confidences(said, emissions[0][0], tuning.best.decode.confidence)
     assert sure == pytest.approx(0.5, abs=0.03)

@@ -1,0 +1,210 @@
+"""Searches in processes of their own find what one process finds, and survive the processes."""
+
+import gc
+import logging
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import asr.search_processes
+from asr.config import DecodeConfig
+from asr.decode import BeamDecoder
+from asr.search_processes import SearchProcesses, Vocabulary
+from asr.tokenizer import CharacterTokenizer
+from asr.word_search import Hypothesis
+
+torch.set_num_threads(1)
+
+ARPA = r"""\data\
+ngram 1=6
+ngram 2=1
+
+\1-grams:
+-99	<s>	-0.3
+-1.0	</s>
+-3.0	<unk>
+-0.8	AB	-0.3
+-0.9	BAD
+-1.1	A
+
+\2-grams:
+-0.3	AB </s>
+
+\end\
+"""
+BEAM = DecodeConfig(method="beam", lm_weight=1.0)
+WAIT = 60.0  # seconds after which something hangs
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Vocabulary:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    return Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """The processes that a test has started."""
+    processes = []
+
+    def start(*arguments, **options):
+        processes.append(popen(*arguments, **options))
+        return processes[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", start)
+    yield processes
+    for process in processes:
+        process.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def babble() -> tuple[torch.Tensor, torch.Tensor]:
+    """Ten utterances of letters, some heard more clearly, of up to 12 frames; the last is empty.
+
+    Of longer or vaguer ones many paths are equally likely, and which of them flashlight drops
+    depends on their place in memory: the sum of the paths differs from one search to the next.
+    """
+    generator = torch.Generator().manual_seed(0)
+    scores = 6 * torch.randn(10, 12, len(CharacterTokenizer().units), generator=generator)
+    return scores.log_softmax(-1), torch.tensor([12, 1, 7, 11, 10, 3, 12, 9, 2, 0])
+
+
+def recognised(decoder: BeamDecoder) -> list[Hypothesis]:
+    return decoder(*babble())
+
+
+def alone(words: Vocabulary, config: DecodeConfig) -> list[Hypothesis]:
+    return recognised(BeamDecoder(config, words.load()))
+
+
+def test_processes_find_what_this_one_finds(words: Vocabulary) -> None:
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
+    graph = words.load()
+    for config in (BEAM, DecodeConfig(method="beam", word_score=4.0), BEAM):
+        expected = alone(words, config)
+        assert any(found.words for found in expected)
+        assert recognised(BeamDecoder(config, graph, processes)) == expected
+
+
+def test_processes_know_the_hotwords(words: Vocabulary) -> None:
+    words = Vocabulary(words.tokenizer, words.language_model, {"CAB": 9.0})
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
+    expected = alone(words, BEAM)
+    assert any("CAB" in found.words for found in expected)
+    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == expected
+
+
+def test_they_start_when_it_is_worth_it(
+    words: Vocabulary, started: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = SearchProcesses(words, 2)
+    decoder = BeamDecoder(BEAM, words.load(), processes)
+    decoder(*babble())
+    assert not started
+    monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
+    decoder(*babble())
+    assert processes.ready.wait(WAIT)
+    assert len(started) == 2
+    decoder(*babble())
+    assert len(started) == 2
+
+
+def test_one_core_has_no_use_for_them(words: Vocabulary, started: list) -> None:
+    processes = SearchProcesses(words, 1)
+    processes.start()
+    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == alone(words, BEAM)
+    assert not started
+
+
+def test_a_killed_process_loses_nothing(
+    words: Vocabulary, started: list, caplog: pytest.LogCaptureFixture
+) -> None:
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    until(lambda: len(started) == 2)
+    assert processes.ready.wait(WAIT)
+    decoder = BeamDecoder(BEAM, words.load(), processes)
+    for process in started:
+        process.kill()
+        assert recognised(decoder) == alone(words, BEAM)
+    with caplog.at_level(logging.WARNING):
+        assert recognised(decoder) == alone(words, BEAM)
+
+
+def test_without_processes_this_one_searches(
+    words: Vocabulary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", "no-such-python")
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    until(lambda: caplog.text.count("no further process") >= 2)
+    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == alone(words, BEAM)
+
+
+def test_they_end_with_their_owner(words: Vocabulary, started: list) -> None:
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    until(lambda: len(started) == 2)
+    assert processes.ready.wait(WAIT)
+    del processes
+    gc.collect()
+    assert [process.wait(WAIT) for process in started] == [0, 0]
+
+
+def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    # A module of this name in the working directory is none of theirs.
+    (tmp_path / "pickle.py").write_text("raise SystemExit('the wrong pickle')\n")
+    script = """
+        import subprocess, sys, time
+        from pathlib import Path
+        from asr.search_processes import SearchProcesses, Vocabulary
+        from asr.tokenizer import CharacterTokenizer
+
+        started = []
+        popen = subprocess.Popen
+        def start(*arguments, **options):
+            started.append(popen(*arguments, **options))
+            return started[-1]
+        subprocess.Popen = start
+        processes = SearchProcesses(Vocabulary(CharacterTokenizer(), Path("lm.arpa")), 2)
+        processes.start()
+        processes.ready.wait()
+        while len(started) < 2:
+            time.sleep(0.01)
+        print(*[process.pid for process in started], flush=True)
+        time.sleep(60)
+    """
+    command = [sys.executable, "-P", "-c", textwrap.dedent(script)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout
+        children = [int(word) for word in owner.stdout.readline().split()]
+        assert len(children) == 2
+        owner.send_signal(signal.SIGKILL)
+    until(lambda: not any(_runs(child) for child in children))
+
+
+def _runs(process: int) -> bool:
+    """Whether it runs: not gone, not a zombie that nobody has asked about."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False

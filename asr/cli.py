@@ -142,6 +142,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the model.")],
     device: Device = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Model to start from; of other units, its encoder.")
@@ -156,12 +157,14 @@ def train(
     from asr.config import load_config
     from asr.train import train
 
+    config = load_config(recipe)
+    given = {"epochs": epochs, "seed": seed}
+    changes = {name: value for name, value in given.items() if value is not None}
     train(
-        load_config(recipe),
+        config.model_copy(update={"train": config.train.model_copy(update=changes)}),
         data,
         out,
         device=device,
-        epochs=epochs,
         max_steps=max_steps,
         init=init,
         workers=workers,

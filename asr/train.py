@@ -414,7 +414,6 @@ def train(
     out: Path,
     *,
     device: str | None = None,
-    epochs: int | None = None,
     max_steps: int | None = None,
     init: Path | None = None,
     workers: int = 2,
@@ -426,7 +425,6 @@ def train(
         data: folder of manifests, made by `asr prepare`.
         out: folder that comes to hold the training and, in `out/model`, the model directory.
         device: see `choose_device`.
-        epochs: instead of the recipe's.
         max_steps: stop after so many steps of this call.
         init: model directory to begin with: its weights and its units; of a model of another
             kind of units all but the output layer. A training that is resumed does not look at it.
@@ -438,10 +436,6 @@ def train(
         ConfigError: there is no such device.
         AsrError: another training is at work in `out`.
     """
-    if epochs is not None:
-        config = config.model_copy(
-            update={"train": config.train.model_copy(update={"epochs": epochs})}
-        )
     with (
         joined(device) as (processes, device),
         reserved(out) if processes.is_first else nullcontext(),

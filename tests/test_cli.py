@@ -166,6 +166,17 @@ def test_a_recipe_or_manifest_that_is_missing(tmp_path: Path) -> None:
     assert "absent.jsonl.gz" in error_of(asr(*arguments))
 
 
+def test_flags_go_before_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('name = "x"\n[train]\nepochs = 2\nseed = 3\n')
+    given = []
+    monkeypatch.setattr("asr.train.train", lambda config, *_, **__: given.append(config.train))
+    arguments = ("train", recipe, "--data", tmp_path, "--out", tmp_path)
+    for flags in ((), ("--epochs", 5), ("--seed", 0)):
+        assert asr(*arguments, *flags).exit_code == 0
+    assert [(train.epochs, train.seed) for train in given] == [(2, 3), (5, 3), (2, 0)]
+
+
 def test_a_gpu_without_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('name = "x"\n')

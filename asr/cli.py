@@ -64,7 +64,7 @@ _SETTINGS: dict[str, Any] = {
     "rich_markup_mode": None,  # rich costs half of the time that help takes
 }
 app = typer.Typer(
-    help="Speech recognition: prepare data, train, evaluate, transcribe.", **_SETTINGS
+    help="Speech recognition: prepare data, train, evaluate, transcribe, align.", **_SETTINGS
 )
 prepare = typer.Typer(help="Turn a corpus into manifests.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
@@ -294,12 +294,12 @@ def align(
 def tune_lm(
     model: Annotated[Path, typer.Argument(help="Model directory; its config.toml is changed.")],
     data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Manifests of development sets.")
+        list[Path], typer.Argument(metavar="DATA...", help="Manifests or TSVs of development sets.")
     ],
     device: Device = None,
     lm: LanguageModel = None,
 ) -> None:
-    """Pick the weights of language model and word score on development sets."""
+    """Fit the beam search's weights, and the confidences, to development sets."""
     from asr.data import read_manifest
     from asr.device import choose_device
     from asr.model_dir import load_model_dir

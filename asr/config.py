@@ -171,8 +171,8 @@ class DecodeConfig(_Table):
     beam_threshold: float = Field(12.0, gt=0)
     lm_weight: float = 1.5
     word_score: float = 0.0
-    prior_weight: float = Field(0.0, ge=0)  # of log_priors, taken off the log-probabilities
-    log_priors: tuple[float, ...] = ()  # of the units; empty: none are taken off
+    prior_weight: float = Field(0.0, ge=0)  # of log_priors, subtracted from the log-probabilities
+    log_priors: tuple[float, ...] = ()  # of the units; empty: none are subtracted
     confidence: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights, see asr/confidence.py
 
 

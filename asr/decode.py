@@ -111,7 +111,7 @@ class BeamDecoder:
     Each hypothesis maximises log p(units | audio) + lm_weight * log10 p(words) + word_score *
     number of words, where p(units | audio) sums over the paths in the beam: on development speech
     the best path alone had 1 % more of the words wrong. Before that, prior_weight *
-    log_priors is taken off the units' log-probabilities, as EESEN does (Miao et al. 2015): CTC
+    log_priors is subtracted from the units' log-probabilities, as EESEN does (Miao et al. 2015): CTC
     prefers blank wherever it is unsure, and the language model should not pay for that.
 
     flashlight ends a word at the first frame of its last unit. So the last frame of a word is a

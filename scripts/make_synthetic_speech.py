@@ -30,7 +30,7 @@ from asr.text import normalize
 
 LANGUAGES = (
     "en-us",
-    "en-us",  # twice: what most of the real speech at hand aims at
+    "en-us",  # twice: what most of the real speech aims at
     "en-gb",
     "en-gb-scotland",
     "en-gb-x-rp",

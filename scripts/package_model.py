@@ -2,7 +2,8 @@
 
     python scripts/package_model.py exp/NAME/model --lexicon lexicon.txt \\
         --language-model lm.arpa.gz --card card.md
-    asr tune-lm asr/models/english data/speechocean762_dev.jsonl.gz
+    asr tune-lm asr/models/english data/speechocean762_dev.jsonl.gz \\
+        data/librispeech-mini_dev.jsonl.gz
 """
 
 import argparse

@@ -110,9 +110,9 @@ class BeamDecoder:
 
     Each hypothesis maximises log p(units | audio) + lm_weight * log10 p(words) + word_score *
     number of words, where p(units | audio) sums over the paths in the beam: on development speech
-    the best path alone had 1 % more of the words wrong. Before that, prior_weight *
-    log_priors is subtracted from the units' log-probabilities, as EESEN does (Miao et al. 2015): CTC
-    prefers blank wherever it is unsure, and the language model should not pay for that.
+    the best path alone had 1 % more of the words wrong. Before that, prior_weight * log_priors is
+    subtracted from the units' log-probabilities, as EESEN does (Miao et al. 2015): CTC prefers
+    blank wherever it is unsure, and the language model should not pay for that.
 
     flashlight ends a word at the first frame of its last unit. So the last frame of a word is a
     unit of its own in the tree, see `WordGraph`, and has columns of its own in the emissions: a
@@ -139,7 +139,7 @@ class BeamDecoder:
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch, its utterances one after the other unless there are processes."""
-        log_probs = (log_probs.float().cpu() - self._log_priors).log_softmax(-1)
+        log_probs = (log_probs.detach().float().cpu() - self._log_priors).log_softmax(-1)
         utterances = [
             self._columns(utterance[:length])
             for utterance, length in zip(log_probs, lengths.tolist(), strict=True)

@@ -1,33 +1,37 @@
-"""Searches in processes of their own, as many at a time as there are cores.
+"""Searches in processes of their own, as many at a time as there are threads for torch.
 
 flashlight holds Python's lock while it searches: in one process searches run one at a time, and the
-network waits for them. The processes are started once there is enough to do, talk through their
-standard input and output, and end with the one that started them, however that ends.
+network waits for them. The processes are started once there is enough to do, talk through pipes,
+and end with the one that started them, however that ends.
 """
 
 import logging
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from asr.errors import AsrError
 from asr.tokenizer import Tokenizer
 from asr.word_graph import WordGraph, load_word_graph
 from asr.word_search import Columns, Hypothesis, WordSearch
 
 _WORTH_STARTING = 2.0  # seconds spent on searching here: about what a process needs to be ready
 # Modules are looked for where this process finds them, whatever lies in the working directory.
-_SERVE = "import sys; sys.path[:] = sys.argv[1:]; from asr.search_processes import serve; serve()"
-_GONE = (OSError, EOFError, pickle.UnpicklingError)  # what talking to an ended process raises
+_SERVE = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from asr.search_processes import serve; serve(int(sys.argv[1]))"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +48,6 @@ class Vocabulary:
         """The words and the model that scores them."""
         return load_word_graph(self.tokenizer, self.language_model, self.hotwords)
 
-    def __reduce__(self) -> tuple[type["Vocabulary"], tuple[object, ...]]:
-        return Vocabulary, (self.tokenizer, self.language_model, dict(self.hotwords))
-
 
 @dataclass(frozen=True)
 class _Task:
@@ -55,38 +56,54 @@ class _Task:
     found: Future[Hypothesis]
 
 
+_Tasks = SimpleQueue[_Task | None]
+
+
 class SearchProcesses:
     """Searches with one vocabulary: in this process at first, in others when that is worth it.
 
     Args:
-        vocabulary: what the processes load, the same as this one has.
+        vocabulary: what the processes load, the same as this one has just loaded.
         count: how many there may be; with fewer than two, all searches stay in this one.
     """
 
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
-        self._vocabulary = vocabulary
+        path = vocabulary.language_model.absolute()
+        self._vocabulary = replace(
+            vocabulary, language_model=path, hotwords=dict(vocabulary.hotwords)
+        )
+        self._version = _version(path)
         self._count = count if count > 1 else 0
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks: _Tasks = SimpleQueue()
         self._starting = threading.Lock()
         self._started = False
+        self._owner = os.getpid()  # a fork of this process has neither threads nor processes
         self._seconds = 0.0  # spent on searching here
-        self.ready = threading.Event()  # one of the processes, at least
+        self.ready = threading.Event()  # one of the processes, at least, has been
 
     def map(self, search: WordSearch, utterances: Iterable[Columns]) -> list[Hypothesis]:
         """What `search` finds in each utterance."""
         found: list[Future[Hypothesis]] = []
-        for columns in utterances:
-            task = _Task(search, columns, Future())
-            found.append(task.found)
-            if self.ready.is_set():
-                self._tasks.put(task)
-                continue
-            start = time.perf_counter()
-            _run(task, _search_here)
-            self._seconds += time.perf_counter() - start
-            if self._seconds > _WORTH_STARTING:
-                self.start()
-        return [future.result() for future in found]
+        try:
+            for columns in utterances:
+                found.append(Future())
+                if self._owner == os.getpid() and self.ready.is_set():
+                    self._tasks.put(_Task(search, columns, found[-1]))
+                else:
+                    found[-1].set_result(self._here(search, columns))
+            return [future.result() for future in found]
+        except BaseException:
+            for future in found:
+                future.cancel()
+            raise
+
+    def _here(self, search: WordSearch, columns: Columns) -> Hypothesis:
+        start = time.perf_counter()
+        hypothesis = search(columns)
+        self._seconds += time.perf_counter() - start
+        if self._seconds > _WORTH_STARTING and self._owner == os.getpid():
+            self.start()
+        return hypothesis
 
     def start(self) -> None:
         """Start the processes, if nobody has; they are used as soon as they are ready."""
@@ -94,89 +111,118 @@ class SearchProcesses:
             if self._started:
                 return
             self._started = True
-        feed = (self._vocabulary, self._tasks, self.ready)
+        try:
+            vocabulary = pickle.dumps(self._vocabulary, pickle.HIGHEST_PROTOCOL)
+            if self._version != _version(self._vocabulary.language_model):
+                raise RuntimeError(f"{self._vocabulary.language_model} has changed")
+        except Exception as error:
+            _log.warning("no processes for the search: %s", error)
+            return
+        # A task that ends a thread, for each, when this object is no longer in use.
+        weakref.finalize(self, _put_ends, self._tasks, self._count)
         for _ in range(self._count):
-            threading.Thread(target=_feed, args=feed, name="asr-search", daemon=True).start()
-        weakref.finalize(self, _stop, self._tasks, self._count)
+            feed = (vocabulary, self._tasks, self.ready)
+            threading.Thread(target=_feed, args=feed, name="asr-feed", daemon=True).start()
 
 
-def _stop(tasks: "SimpleQueue[_Task | None]", count: int) -> None:
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _put_ends(tasks: _Tasks, count: int) -> None:
     for _ in range(count):
         tasks.put(None)
 
 
-def _run(task: _Task, search: Callable[[_Task], Hypothesis]) -> None:
-    try:
-        task.found.set_result(search(task))
-    except _GONE:
-        raise
-    except Exception as error:
-        task.found.set_exception(error)
-
-
-def _search_here(task: _Task) -> Hypothesis:
-    return task.search(task.columns)
-
-
-def _feed(
-    vocabulary: Vocabulary, tasks: "SimpleQueue[_Task | None]", ready: threading.Event
-) -> None:
-    """Keep one process busy; once it is gone, do its tasks here."""
+def _feed(vocabulary: bytes, tasks: _Tasks, ready: threading.Event) -> None:
+    """Keep one process busy."""
     try:
         process = _Process(vocabulary)
-    except _GONE as error:
+    except Exception as error:
         _log.warning("no further process for the search: %s", error)
         return
     ready.set()
-    search: Callable[[_Task], Hypothesis] = process.search
     while task := tasks.get():
-        try:
-            _run(task, search)
-        except _GONE:
-            _log.warning("a process of the search has ended; this one does its work")
-            search = _search_here
-            _run(task, search)
+        if task.found.set_running_or_notify_cancel():
+            try:
+                task.found.set_result(process.search(task))
+            except Exception as error:
+                task.found.set_exception(error)
     process.end()
 
 
 class _Process:
-    """Another process, which searches; where it is gone, its methods raise one of `_GONE`."""
+    """Another process, which searches; once it fails, this one does its work."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, *sys.path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for this process, which then ends that one
-        )
-        self._ask(vocabulary)
+    def __init__(self, vocabulary: bytes) -> None:
+        answers, answer = os.pipe()  # its standard output is anybody's
+        self._answers = os.fdopen(answers, "rb")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _SERVE, str(answer), *sys.path],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[answer],
+                start_new_session=True,  # Ctrl-C is for this process, which then ends that one
+            )
+        except BaseException:
+            self._answers.close()
+            raise
+        finally:
+            os.close(answer)
+        try:
+            if reason := self._ask(vocabulary):
+                raise AsrError(reason)
+        except BaseException:
+            self.end()
+            raise
 
     def search(self, task: _Task) -> Hypothesis:
-        """What the other process finds."""
-        found: Hypothesis = self._ask((task.search.config, task.columns))
-        return found
+        """What is found in the task's utterance."""
+        if not self._answers.closed:
+            try:
+                question = (task.search.config, task.columns)
+                found: Hypothesis = self._ask(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
+            except Exception as error:  # whatever it is, question and answer are out of step
+                _log.warning("a process of the search failed, this one does its work: %s", error)
+                self.end()
+            else:
+                return found
+        return task.search(task.columns)
 
     def end(self) -> None:
-        """End it."""
-        self._process.communicate()
+        """End it, whatever it does."""
+        self._answers.close()
+        self._process.kill()
+        with suppress(OSError), self._process:
+            pass  # closes its input, waits
 
-    def _ask(self, message: object) -> Any:
+    def _ask(self, question: bytes) -> Any:
         assert self._process.stdin
-        assert self._process.stdout
-        _send(self._process.stdin, message)
-        return pickle.load(self._process.stdout)
+        self._process.stdin.write(question)
+        self._process.stdin.flush()
+        return pickle.load(self._answers)  # of a process that runs this very file
 
 
-def serve() -> None:
-    """The other process: load the words, then search as long as somebody asks."""
-    tasks, answers = sys.stdin.buffer, sys.stdout.buffer
-    with suppress(*_GONE):  # the process that asks has ended
-        graph = pickle.load(tasks).load()
+def serve(answer: int) -> None:
+    """The other process: load the words, then search as long as somebody asks.
+
+    Args:
+        answer: descriptor of the pipe that takes the answers.
+    """
+    questions = sys.stdin.buffer
+    with suppress(OSError, EOFError, pickle.UnpicklingError), os.fdopen(answer, "wb") as answers:
+        try:
+            graph = pickle.load(questions).load()
+        except AsrError as error:
+            _send(answers, str(error))
+            return
         _send(answers, None)
         search: WordSearch | None = None
-        while True:
-            config, columns = pickle.load(tasks)
+        while True:  # until the process that asks has ended
+            config, columns = pickle.load(questions)
             if search is None or search.config != config:
                 search = WordSearch(config, graph)
             _send(answers, search(columns))

@@ -1,9 +1,9 @@
 """Recordings -> transcripts with the time and confidence of each word.
 
 Three stages work at the same time: threads read and cut files, the calling thread runs the
-network on segments of like length, of whichever files they are, and one thread searches for the
-words, or has processes do it. Memory is bounded: by the segments of two pools, not by the number or
-length of files.
+network on segments of like length, of whichever files they are, and further threads search for
+the words, or have processes do it. Memory is bounded: by the segments of two pools, not by the
+number or length of files.
 """
 
 from collections import deque
@@ -36,6 +36,7 @@ _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once
 _POOL_BATCHES = 8  # whose segments are sorted by length: 31 MB on a CPU
 _BATCHES_AHEAD = 4  # batches that may wait for the search
+_SEARCHERS = 2  # batches whose words are sought, so that no process waits for a batch's last
 _CPU_SECONDS = 60.0  # padded audio in a batch
 _GPU_SECONDS = 600.0
 
@@ -174,7 +175,7 @@ class Recognizer:
 
     Args:
         packaged: the model, on its device.
-        decoder: what turns the network's output into words; called from one thread at a time.
+        decoder: what turns the network's output into words; called from two threads.
         batch_seconds: padded audio that goes through the network at once; None: by device.
     """
 
@@ -231,7 +232,7 @@ class Recognizer:
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
         readers = ThreadPoolExecutor(_READERS, "asr-read")
         pooler = ThreadPoolExecutor(1, "asr-pool")
-        searcher = ThreadPoolExecutor(1, "asr-search")
+        searcher = ThreadPoolExecutor(_SEARCHERS, "asr-search")
         files: deque[_File] = deque()  # not yet handed out, in order
         searches: deque[_Search] = deque()
         pools = self._pools(sources, readers)

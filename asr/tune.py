@@ -31,6 +31,7 @@ _WORD_SCORES = (-2.0, 0.0, 2.0)
 _PRIOR_WEIGHTS = (0.0, 0.5)
 # Around the best, one weight at a time; the finer steps after the coarser ones.
 _STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
+_BATCH = 64  # utterances of like length that are searched at once
 
 
 @dataclass(frozen=True)
@@ -198,9 +199,13 @@ def _score(
 def _hypotheses(
     config: DecodeConfig, build: _Build, emissions: Sequence[Tensor]
 ) -> list[Hypothesis]:
+    decoder = build(config)
     lengths = torch.tensor([log_probs.shape[1] for log_probs in emissions])
-    batch = pad_sequence([log_probs[0] for log_probs in emissions], batch_first=True)
-    return build(config)(batch, lengths)
+    hypotheses: dict[int, Hypothesis] = {}
+    for rows in lengths.argsort().split(_BATCH):
+        batch = pad_sequence([emissions[row][0] for row in rows], batch_first=True)
+        hypotheses |= zip(rows.tolist(), decoder(batch, lengths[rows]), strict=True)
+    return [hypotheses[row] for row in range(len(emissions))]
 
 
 def save_weights(packaged: Packaged, trial: Trial) -> None:

@@ -1,15 +1,18 @@
 """Searches in processes of their own find what one process finds, and survive the processes."""
 
 import gc
-import logging
+import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +21,7 @@ from asr.config import DecodeConfig
 from asr.decode import BeamDecoder
 from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import CharacterTokenizer
-from asr.word_search import Hypothesis
+from asr.word_search import Columns, Hypothesis, WordSearch
 
 torch.set_num_threads(1)
 
@@ -91,24 +94,35 @@ def alone(words: Vocabulary, config: DecodeConfig) -> list[Hypothesis]:
     return recognised(BeamDecoder(config, words.load()))
 
 
-def test_processes_find_what_this_one_finds(words: Vocabulary) -> None:
+def forbid_searching_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(WordSearch, "__call__")
+
+
+def test_processes_find_what_this_one_finds(
+    words: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = (BEAM, DecodeConfig(method="beam", word_score=4.0), BEAM)
+    expected = [alone(words, config) for config in configs]
+    assert any(found.words for found in expected[0])
+    assert expected[0] != expected[1]
     processes = SearchProcesses(words, 2)
     processes.start()
     assert processes.ready.wait(WAIT)
+    forbid_searching_here(monkeypatch)
     graph = words.load()
-    for config in (BEAM, DecodeConfig(method="beam", word_score=4.0), BEAM):
-        expected = alone(words, config)
-        assert any(found.words for found in expected)
-        assert recognised(BeamDecoder(config, graph, processes)) == expected
+    for config, hypotheses in zip(configs, expected, strict=True):
+        assert recognised(BeamDecoder(config, graph, processes)) == hypotheses
 
 
-def test_processes_know_the_hotwords(words: Vocabulary) -> None:
-    words = Vocabulary(words.tokenizer, words.language_model, {"CAB": 9.0})
-    processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
+def test_processes_know_the_hotwords(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    hotwords = MappingProxyType({"CAB": 9.0})
+    words = Vocabulary(words.tokenizer, words.language_model, hotwords)
     expected = alone(words, BEAM)
     assert any("CAB" in found.words for found in expected)
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
+    forbid_searching_here(monkeypatch)
     assert recognised(BeamDecoder(BEAM, words.load(), processes)) == expected
 
 
@@ -122,7 +136,7 @@ def test_they_start_when_it_is_worth_it(
     monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
     decoder(*babble())
     assert processes.ready.wait(WAIT)
-    assert len(started) == 2
+    until(lambda: len(started) == 2)
     decoder(*babble())
     assert len(started) == 2
 
@@ -142,11 +156,88 @@ def test_a_killed_process_loses_nothing(
     until(lambda: len(started) == 2)
     assert processes.ready.wait(WAIT)
     decoder = BeamDecoder(BEAM, words.load(), processes)
+    expected = alone(words, BEAM)
     for process in started:
         process.kill()
-        assert recognised(decoder) == alone(words, BEAM)
-    with caplog.at_level(logging.WARNING):
-        assert recognised(decoder) == alone(words, BEAM)
+        assert recognised(decoder) == expected
+    until(lambda: recognised(decoder) == expected and "this one does its work" in caplog.text)
+
+
+def test_an_error_of_a_search_is_raised(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
+    broken = BeamDecoder(BEAM, words.load(), processes)
+    monkeypatch.setattr(broken._search, "config", "no config")  # fails there, and then here
+    monkeypatch.setattr(WordSearch, "__call__", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken(*babble())
+
+
+def test_what_is_interrupted_does_not_wait(
+    words: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = SearchProcesses(words, 2)
+    tasks = processes._tasks
+    processes.ready.set()  # though nobody takes the tasks
+
+    def columns() -> Iterator[Columns]:
+        yield Columns(np.zeros((1, 3), np.float32), (0,))
+        raise KeyboardInterrupt
+
+    search = WordSearch(BEAM, words.load())
+    with pytest.raises(KeyboardInterrupt):
+        processes.map(search, columns())
+    task = tasks.get_nowait()
+    assert task
+    assert task.found.cancelled()
+
+
+def test_a_fork_searches_alone(words: Vocabulary) -> None:
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
+    decoder = BeamDecoder(BEAM, words.load(), processes)
+    expected = alone(words, BEAM)
+    child = os.fork()
+    if not child:
+        signal.alarm(int(WAIT))
+        os._exit(recognised(decoder) != expected)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_the_model_is_the_one_that_was_loaded(
+    words: Vocabulary, monkeypatch: pytest.MonkeyPatch, started: list, caplog
+) -> None:
+    """Not another one of that name, in another working directory or written since."""
+    folder = words.language_model.parent
+    monkeypatch.chdir(folder)
+    words = replace(words, language_model=Path("lm.arpa"))
+    expected = alone(words, BEAM)
+    elsewhere, rewritten = SearchProcesses(words, 2), SearchProcesses(words, 2)
+    graph = words.load()
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    elsewhere.start()
+    assert elsewhere.ready.wait(WAIT)
+    until(lambda: len(started) == 2)
+    (folder / "lm.arpa").write_text(ARPA.replace("-0.9", "-0.1").replace("-1.1", "-2.22"))
+    rewritten.start()
+    assert "lm.arpa has changed" in caplog.text
+    assert len(started) == 2
+    assert recognised(BeamDecoder(BEAM, graph, rewritten)) == expected
+    forbid_searching_here(monkeypatch)
+    assert recognised(BeamDecoder(BEAM, graph, elsewhere)) == expected
+
+
+def test_noise_on_standard_output_does_no_harm(
+    words: Vocabulary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    processes = SearchProcesses(words, 2)
+    processes.start()
+    assert processes.ready.wait(WAIT)
 
 
 def test_without_processes_this_one_searches(
@@ -166,7 +257,7 @@ def test_they_end_with_their_owner(words: Vocabulary, started: list) -> None:
     assert processes.ready.wait(WAIT)
     del processes
     gc.collect()
-    assert [process.wait(WAIT) for process in started] == [0, 0]
+    assert all(process.wait(WAIT) is not None for process in started)
 
 
 def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:

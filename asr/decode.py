@@ -158,7 +158,8 @@ class BeamDecoder:
             certain[0, self._graph.separator] = 0.0
             emissions = torch.cat([certain, emissions])
             frames = [-1, *frames]
-        return Columns(_with_last_frames(emissions).numpy(), tuple(frames))
+        # Not torch's memory: Python aborts when a thread frees that while it ends.
+        return Columns(_with_last_frames(emissions).numpy().copy(), tuple(frames))
 
 
 def _informative_frames(log_probs: Tensor) -> Tensor:

@@ -118,8 +118,9 @@ class SearchProcesses:
         except Exception as error:
             _log.warning("no processes for the search: %s", error)
             return
-        # A task that ends a thread, for each, when this object is no longer in use.
-        weakref.finalize(self, _put_ends, self._tasks, self._count)
+        # When this object is no longer in use, each thread gets a task that ends it. When Python
+        # ends they are left waiting: one that woke up would be killed wherever it is.
+        weakref.finalize(self, _put_ends, self._tasks, self._count).atexit = False
         for _ in range(self._count):
             feed = (vocabulary, self._tasks, self.ready)
             threading.Thread(target=_feed, args=feed, name="asr-feed", daemon=True).start()

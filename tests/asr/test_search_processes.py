@@ -174,6 +174,12 @@ def test_an_error_of_a_search_is_raised(words: Vocabulary, monkeypatch: pytest.M
         broken(*babble())
 
 
+def test_the_processes_threads_free_no_memory_of_torch(words: Vocabulary) -> None:
+    """Where one does while Python ends, Python aborts."""
+    columns = BeamDecoder(BEAM, words.load())._columns(babble()[0][0])
+    assert columns.emissions.flags.owndata
+
+
 def test_what_is_interrupted_does_not_wait(
     words: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

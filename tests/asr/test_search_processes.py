@@ -226,14 +226,15 @@ def test_the_model_is_the_one_that_was_loaded(
     monkeypatch.chdir(folder / "elsewhere")
     elsewhere.start()
     assert elsewhere.ready.wait(WAIT)
+    with monkeypatch.context() as patch:
+        forbid_searching_here(patch)
+        assert recognised(BeamDecoder(BEAM, graph, elsewhere)) == expected
     until(lambda: len(started) == 2)
     (folder / "lm.arpa").write_text(ARPA.replace("-0.9", "-0.1").replace("-1.1", "-2.22"))
     rewritten.start()
     assert "lm.arpa has changed" in caplog.text
     assert len(started) == 2
     assert recognised(BeamDecoder(BEAM, graph, rewritten)) == expected
-    forbid_searching_here(monkeypatch)
-    assert recognised(BeamDecoder(BEAM, graph, elsewhere)) == expected
 
 
 def test_noise_on_standard_output_does_no_harm(

@@ -208,9 +208,9 @@ def build_decoder(
     if config.method == "greedy":
         return GreedyDecoder(tokenizer)
     words = Vocabulary(tokenizer, language_model or find_language_model(directory), hotwords)
-    return BeamDecoder(config, words.load(), search_processes(words))
+    return BeamDecoder(config, words.load(), processes_for(words))
 
 
-def search_processes(words: Vocabulary) -> SearchProcesses:
+def processes_for(words: Vocabulary) -> SearchProcesses:
     """Processes for a decoder's searches: as many as torch has threads, within reason."""
     return SearchProcesses(words, min(torch.get_num_threads(), _MOST_PROCESSES))

@@ -73,10 +73,10 @@ class SearchProcesses:
             vocabulary, language_model=path, hotwords=dict(vocabulary.hotwords)
         )
         self._version = _version(path)
-        self._count = count if count > 1 else 0
+        self._count = count
         self._tasks: _Tasks = SimpleQueue()
         self._starting = threading.Lock()
-        self._started = False
+        self._started = count < 2  # nothing to start
         self._owner = os.getpid()  # a fork of this process has neither threads nor processes
         self._seconds = 0.0  # spent on searching here
         self.ready = threading.Event()  # one of the processes, at least, has been
@@ -197,8 +197,7 @@ class _Process:
         """End it, whatever it does."""
         self._answers.close()
         self._process.kill()
-        with suppress(OSError), self._process:
-            pass  # closes its input, waits
+        self._process.communicate()  # closes its input, and waits
 
     def _ask(self, question: bytes) -> Any:
         assert self._process.stdin

@@ -14,7 +14,7 @@ from asr.audio import read_audio
 from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder, Decoder, search_processes
+from asr.decode import BeamDecoder, Decoder, processes_for
 from asr.errors import DataError
 from asr.files import write_text
 from asr.metrics import ErrorRate, right_words, word_error_rate
@@ -103,7 +103,7 @@ def tune_lm(
     if not any(log_probs.shape[1] for log_probs in emissions):
         raise DataError("tune_lm: expected speech, got recordings of noise or silence only")
     references = [utterance.text for utterance in utterances]
-    build = partial(BeamDecoder, graph=graph, processes=search_processes(words))
+    build = partial(BeamDecoder, graph=graph, processes=processes_for(words))
     return search(packaged.config.decode, build, emissions, references, on_progress)
 
 

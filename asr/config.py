@@ -144,6 +144,7 @@ class TrainConfig(_Table):
     # Weight of the divergence between two views of each utterance, which the network then hears
     # twice (memory!); 0: one view. 0.2 in the paper, with 2.5 times as many masks: consistency.py.
     consistency: float = Field(0.0, ge=0)
+    mmi: float = Field(0.0, ge=0, le=1)  # weight of the denominator; 0: CTC alone; denominator.py
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)
@@ -156,9 +157,9 @@ class TrainConfig(_Table):
     checkpoint_steps: int = Field(500, gt=0)
 
     @model_validator(mode="after")
-    def _consistency_needs_logits(self) -> Self:
-        if self.consistency and self.loss != "ctc":
-            raise ValueError(f'loss = "ctc" with consistency: got "{self.loss}"')
+    def _some_need_logits(self) -> Self:
+        if (self.consistency or self.mmi) and self.loss != "ctc":
+            raise ValueError(f'loss = "ctc" with consistency or mmi: got "{self.loss}"')
         return self
 
 

@@ -8,45 +8,68 @@ from asr.augment import draw_masks, warp_frequencies
 from asr.config import Config
 from asr.consistency import consistency_loss
 from asr.data import Batch
+from asr.denominator import log_denominator, unit_trigram
 from asr.flat_start import flat_start_loss
 from asr.model import AcousticModel
 
 
-def training_loss(
-    model: AcousticModel,
-    features: Tensor,  # [B, T, D]
-    frames: Tensor,  # [B] int64, valid ones
-    batch: Batch,
-    config: Config,
-    step: int,
-    generator: Generator,  # of the CPU; for warps and masks
-) -> Tensor:
-    """The recipe's loss, or in the first steps the flat start's, summed over the batch; float32.
+class TrainingLoss:
+    """The recipe's loss, or in the first steps the flat start's, summed over a batch; float32.
 
     With `consistency` the batch is seen in two views, each warped and masked on its own: the loss
-    is the mean of theirs and, so weighted, of their divergences from each other.
+    is the mean of theirs and, so weighted, of their divergences from each other. With `mmi` the
+    so weighted logarithm of the denominator is added.
     """
-    settings, augment = config.train, config.augment
-    is_flat = step < settings.flat_start_steps
-    views = 2 if settings.consistency and not is_flat else 1
-    if views == 2:
-        features, frames = features.repeat(2, 1, 1), frames.repeat(2)
-    features = warp_frequencies(features, augment, config.features, generator)
-    masks = draw_masks(features.shape, frames, augment, generator)
-    bf16 = settings.precision == "bf16"
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
-        hidden, lengths = model.encode(features, frames, masks)
-        # Targets stay on the host: there their lengths are known without waiting.
-        labels = (batch.targets.repeat(views), lengths, batch.target_lengths.repeat(views))
-        if is_flat:
-            return flat_start_loss(model.output, hidden, features, *labels)
-        hidden = hidden.transpose(0, 1)  # [T', B, S]
-        if settings.loss == "linear_ctc":
-            weights = (model.output.weight, model.output.bias)
-            return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
-        logits = model.output(hidden)
-        loss = kernels.ctc_loss(logits, *labels, reduction="sum")
+
+    def __init__(
+        self,
+        model: AcousticModel,  # on its device
+        config: Config,
+        targets: list[list[int]],  # of all training speech
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._trigram: Tensor | None = None  # [V, V, V]
+        if config.train.mmi:
+            trigram = unit_trigram(targets, model.output.out_features)
+            self._trigram = trigram.to(model.output.weight.device)
+
+    def __call__(
+        self,
+        features: Tensor,  # [B, T, D]
+        frames: Tensor,  # [B] int64, valid ones
+        batch: Batch,
+        step: int,
+        generator: Generator,  # of the CPU; for warps and masks
+    ) -> Tensor:
+        """A scalar that knows its gradient."""
+        settings, augment = self._config.train, self._config.augment
+        is_flat = step < settings.flat_start_steps
+        views = 2 if settings.consistency and not is_flat else 1
         if views == 2:
+            features, frames = features.repeat(2, 1, 1), frames.repeat(2)
+        features = warp_frequencies(features, augment, self._config.features, generator)
+        masks = draw_masks(features.shape, frames, augment, generator)
+        bf16 = settings.precision == "bf16"
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+            hidden, lengths = self._model.encode(features, frames, masks)
+            # Targets stay on the host: there their lengths are known without waiting.
+            labels = (batch.targets.repeat(views), lengths, batch.target_lengths.repeat(views))
+            output = self._model.output
+            if is_flat:
+                return flat_start_loss(output, hidden, features, *labels)
+            hidden = hidden.transpose(0, 1)  # [T', B, S]
+            if settings.loss == "linear_ctc":
+                weights = (output.weight, output.bias)
+                return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
+            logits = output(hidden)
+            loss = kernels.ctc_loss(logits, *labels, reduction="sum")
+            if views == 1 and self._trigram is None:
+                return loss
             log_probs = logits.transpose(0, 1).float().log_softmax(-1)
-            loss = loss + settings.consistency * consistency_loss(log_probs, lengths)
-        return loss / views
+            if views == 2:
+                loss = loss + settings.consistency * consistency_loss(log_probs, lengths)
+            if self._trigram is not None:
+                denominator = log_denominator(log_probs, lengths, self._trigram)
+                loss = loss + settings.mmi * denominator.sum()
+            return loss / views

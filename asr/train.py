@@ -30,7 +30,7 @@ from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import reserved, write_text
 from asr.interrupt import Interrupt
-from asr.loss import training_loss
+from asr.loss import TrainingLoss
 from asr.model import AcousticModel
 from asr.model_dir import Packaged, load_model_dir, load_weights, save_model_dir
 from asr.optimizer import build_optimizer, learning_rate
@@ -97,6 +97,7 @@ class Trainer:
             weights = start.directory / "model.safetensors"
             load_weights(self.model, weights, output=theirs is not None)
         self.model.to(device)
+        self.loss = TrainingLoss(self.model, config, self.train_set.targets)
         self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
@@ -280,9 +281,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(place)
         lengths = batch.lengths.to(self.device)
         features, frames = self.filter_bank(batch.waveforms.to(self.device), lengths)
-        loss = training_loss(
-            self.model, features, frames, batch, self.config, self.state.step, generator
-        )
+        loss = self.loss(features, frames, batch, self.state.step, generator)
         own = len(batch.targets)
         self.optimizer.zero_grad()
         (loss / own).backward()

@@ -7,11 +7,13 @@ import kernels
 from asr.config import Config, parse_config
 from asr.consistency import consistency_loss
 from asr.data import Batch
+from asr.denominator import log_denominator, unit_trigram
 from asr.errors import ConfigError
-from asr.loss import training_loss
+from asr.loss import TrainingLoss
 from asr.model import AcousticModel
 
 TINY = {"conv_channels": 2, "num_layers": 1, "hidden_size": 6, "dropout": 0.0}
+TARGETS = [[1, 2, 3], [4]]
 NOTHING = {"frequency_masks": 0, "time_masks": 0}
 
 
@@ -29,15 +31,15 @@ def model() -> AcousticModel:
 @pytest.fixture
 def batch() -> Batch:
     none = torch.empty(0)
-    return Batch(("a", "b"), none, none, torch.tensor([1, 2, 3, 4]), torch.tensor([3, 1]))
+    lengths = torch.tensor([len(target) for target in TARGETS])
+    return Batch(("a", "b"), none, none, torch.cat([*map(torch.tensor, TARGETS)]), lengths)
 
 
 def _loss(model: AcousticModel, batch: Batch, config: Config, step: int = 0) -> torch.Tensor:
     features = torch.randn(2, 40, 80, generator=torch.Generator().manual_seed(1))
     frames = torch.tensor([40, 29])
-    return training_loss(
-        model, features, frames, batch, config, step, torch.Generator().manual_seed(2)
-    )
+    loss = TrainingLoss(model, config, TARGETS)
+    return loss(features, frames, batch, step, torch.Generator().manual_seed(2))
 
 
 def _log_probs(B: int, T: int, seed: int) -> torch.Tensor:
@@ -99,6 +101,41 @@ def test_the_flat_start_has_one_view(model, batch, monkeypatch):
     assert rows == [4]
 
 
-def test_consistency_needs_the_logits():
-    with pytest.raises(ConfigError, match='loss = "ctc" with consistency: got "linear_ctc"'):
-        _config(consistency=0.2, loss="linear_ctc")
+@pytest.mark.parametrize("views", [{}, {"consistency": 0.3}])
+def test_the_denominator_is_weighed_and_added(model, batch, views):
+    plain, half, whole = (
+        float(_loss(model, batch, _config(mmi=mmi, **views)).detach()) for mmi in (0, 0.5, 1)
+    )
+    features = torch.randn(2, 40, 80, generator=torch.Generator().manual_seed(1))
+    log_probs, lengths = model(features, torch.tensor([40, 29]))
+    denominator = float(
+        log_denominator(log_probs, lengths, unit_trigram(TARGETS, 5)).sum().detach()
+    )
+    assert half - plain == pytest.approx(0.5 * denominator, rel=1e-4)
+    assert whole - plain == pytest.approx(denominator, rel=1e-4)
+
+
+def test_a_training_with_the_whole_denominator_tells_targets_apart(model, batch):
+    """MMI does not care how likely a target is, only which one."""
+    config = _config(mmi=1.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    values = []
+    for step in range(60):
+        optimizer.zero_grad()
+        loss = _loss(model, batch, config, step)
+        loss.backward()
+        optimizer.step()
+        values.append(float(loss.detach()))
+    assert values[-1] < 0.3 * values[0]
+
+
+@pytest.mark.parametrize("judge", ["consistency", "mmi"])
+def test_two_judges_need_the_logits(judge):
+    with pytest.raises(ConfigError, match=r'"ctc" with consistency or mmi: got "linear_ctc"'):
+        _config(**{judge: 0.2, "loss": "linear_ctc"})
+
+
+def test_a_denominator_is_of_few_units():
+    model = AcousticModel(_config(), 129)
+    with pytest.raises(ConfigError, match=r"train.mmi: expected at most 128 units, .* got 129; "):
+        TrainingLoss(model, _config(mmi=0.9), TARGETS)

@@ -56,33 +56,31 @@ def log_denominator(
     The first factor is CTC's, the second the product of the trigram's weights, the end's
     included. The recursion runs over the last two units, once with the last one sounding and once
     with blank after it, in float32 and scaled to sum to one at each frame; differentiable by
-    autograd.
+    autograd, which keeps some [B, V, V] of each frame.
     """
     B, T, V = log_probs.shape
-    probs = log_probs.float().exp()
+    valid = torch.arange(T, device=lengths.device) < lengths[:, None]  # [B, T]
+    only_blank = log_probs.new_full((V,), -torch.inf, dtype=torch.float32)  # changes nothing
+    only_blank[0] = 0.0
+    probs = torch.where(valid[..., None], log_probs.float(), only_blank).exp()
     others = trigram.clone()  # of a unit unlike the one before, which needs no blank between
     others[..., 0] = 0.0  # no unit, but the end
     others.diagonal(dim1=1, dim2=2).zero_()
     others = others.transpose(0, 1)  # [last, before, next], a product for each `last`
     again = trigram.diagonal(dim1=1, dim2=2).clone()  # [before, last]
     again[:, 0] = 0.0
-    valid = torch.arange(T, device=lengths.device)[:, None] < lengths  # [T, B]
-    blank = probs.new_zeros(B, V, V)  # [B, before, last]
-    blank[:, 0, 0] = 1.0
-    sounding = torch.zeros_like(blank)
-    total = blank
+    silent = probs.new_zeros(B, V, V)  # [B, before, last]
+    silent[:, 0, 0] = 1.0
+    sounding = torch.zeros_like(silent)
+    total = silent
     log_scale = probs.new_zeros(B)
-    for t in range(T):
-        emitted = probs[:, t, None, :]  # [B, 1, V]
+    for frame in probs.unbind(1):
         moved = (total.permute(2, 0, 1) @ others).transpose(0, 1)  # [B, last, next]
-        repeated = torch.diag_embed((blank * again).sum(1))
-        heard = (sounding + moved + repeated) * emitted
-        silent = total * emitted[..., :1]
-        scale = (heard + silent).sum((1, 2))
-        inside = valid[t][:, None, None]
-        factor = scale.reciprocal()[:, None, None]
-        sounding = torch.where(inside, heard * factor, sounding)
-        blank = torch.where(inside, silent * factor, blank)
-        total = sounding + blank
-        log_scale = log_scale + torch.where(valid[t], scale.log(), 0.0)
+        repeated = torch.diag_embed((silent * again).sum(1))
+        sounding = (sounding + moved + repeated) * frame[:, None, :]
+        silent = total * frame[:, None, :1]
+        total = sounding + silent
+        scale = total.sum((1, 2), keepdim=True)
+        sounding, silent, total = sounding / scale, silent / scale, total / scale
+        log_scale = log_scale + scale[:, 0, 0].log()
     return log_scale + (total * trigram[..., 0]).sum((1, 2)).log()

@@ -14,7 +14,7 @@ from asr.lexicon import PHONES, Lexicon, Pronunciation
 from asr.spelling import spell
 from asr.text import normalize
 
-BLANK = "<blk>"
+_BLANK = "<blk>"
 PACKAGED_LEXICON = Path(__file__).parent / "models" / "english" / "lexicon.txt"
 _TOKENS, _LEXICON, _SUBWORDS = "tokens.txt", "lexicon.txt", "subwords.model"
 SEPARATOR = "|"  # the character tokenizer's space
@@ -58,7 +58,7 @@ class PhonemeTokenizer:
                 f"expected the 39 ARPAbet phones in the lexicon, got {' '.join(strange)}; map them"
             )
         self.lexicon = lexicon
-        self.units: tuple[str, ...] = (BLANK, *PHONES)
+        self.units: tuple[str, ...] = (_BLANK, *PHONES)
         self.out_of_vocabulary: dict[str, Pronunciation] = {}
         self._ids = {unit: index for index, unit in enumerate(self.units)}
 
@@ -102,7 +102,7 @@ class SubwordTokenizer:
         except RuntimeError:
             raise ModelError("expected a sentencepiece model, got other bytes") from None
         pieces = (self._pieces.IdToPiece(index) for index in range(len(self._pieces)))
-        self.units: tuple[str, ...] = (BLANK, *pieces)
+        self.units: tuple[str, ...] = (_BLANK, *pieces)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "SubwordTokenizer":
@@ -166,7 +166,7 @@ class CharacterTokenizer:
     """A-Z, digits, apostrophe and `|` for the space between words."""
 
     def __init__(self) -> None:
-        self.units: tuple[str, ...] = (BLANK, *_CHARACTERS)
+        self.units: tuple[str, ...] = (_BLANK, *_CHARACTERS)
         self.separator = self.units.index(SEPARATOR)
         self._ids = {unit: index for index, unit in enumerate(self.units)}
 

@@ -144,7 +144,9 @@ class TrainConfig(_Table):
     # Weight of the divergence between two views of each utterance, which the network then hears
     # twice (memory!); 0: one view. 0.2 in the paper, with 2.5 times as many masks: consistency.py.
     consistency: float = Field(0.0, ge=0)
-    mmi: float = Field(0.0, ge=0, le=1)  # weight of the denominator; 0: CTC alone; denominator.py
+    # Weight of the denominator, see denominator.py; 0: CTC alone, 1: MMI. The training loss is then
+    # no longer the CTC loss that validation shows, and may be negative.
+    mmi: float = Field(0.0, ge=0, le=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)
@@ -164,9 +166,10 @@ class TrainConfig(_Table):
 
 
 class DecodeConfig(_Table):
-    """Beam search; `asr tune-lm` picks the weights on a development set."""
+    """Greedy path and beam search; `asr tune-lm` picks the weights on a development set."""
 
     method: Literal["greedy", "beam"] = "greedy"
+    blank_penalty: float = Field(0.0, ge=0)  # of the greedy path, off the blank's log-probability
     beam_size: int = Field(50, gt=0)
     beam_size_token: int = Field(12, gt=0)
     beam_threshold: float = Field(12.0, gt=0)

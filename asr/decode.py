@@ -36,8 +36,12 @@ class Decoder(Protocol):
 def greedy_decode(
     log_probs: Tensor,  # [B, T', V]
     lengths: Tensor,  # [B] int64
+    blank_penalty: float = 0.0,
 ) -> list[list[tuple[int, int, int]]]:
     """Best path of CTC (Graves et al. 2006): the likeliest unit of each frame, repeats merged.
+
+    `blank_penalty` is taken off the blank's log-probability: wherever a network is unsure, it
+    shares its doubt among the units, and the blank wins with less than half.
 
     Returns:
         For each utterance its (unit, first frame, last frame + 1), without blanks.
@@ -46,7 +50,8 @@ def greedy_decode(
     if T == 0:
         return [[] for _ in range(B)]
     frames = torch.arange(T, device=log_probs.device)
-    best = log_probs.argmax(-1).masked_fill(frames >= lengths.to(frames.device)[:, None], BLANK)
+    best = _penalize(log_probs, blank_penalty).argmax(-1)
+    best = best.masked_fill(frames >= lengths.to(frames.device)[:, None], BLANK)
     changed = torch.ones_like(best, dtype=torch.bool)
     changed[:, 1:] = best[:, 1:] != best[:, :-1]
     rows, starts = (index.tolist() for index in changed.nonzero(as_tuple=True))
@@ -57,6 +62,12 @@ def greedy_decode(
         if unit != BLANK:
             spans[row].append((unit, start, end))
     return spans
+
+
+def _penalize(log_probs: Tensor, blank_penalty: float) -> Tensor:  # [B, T', V]
+    penalty = log_probs.new_zeros(log_probs.shape[-1])
+    penalty[BLANK] = blank_penalty
+    return log_probs - penalty
 
 
 def join_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[str, int, int]]:
@@ -80,11 +91,13 @@ def join_words(tokenizer: Tokenizer, tokens: Sequence[int]) -> Iterator[tuple[st
 class GreedyDecoder:
     """Best path; the words of a phoneme model are its phones."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, blank_penalty: float = 0.0) -> None:
         self.tokenizer = tokenizer
+        self.blank_penalty = blank_penalty
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
-        """Decode a batch; `score` is the log-probability of the best path."""
+        """Decode a batch; `score` is the best path's log-probability less its blanks' penalties."""
+        log_probs = _penalize(log_probs, self.blank_penalty)
         frames = torch.arange(log_probs.shape[1], device=log_probs.device)
         inside = frames < lengths.to(frames.device)[:, None]
         scores = (log_probs.amax(-1) * inside).sum(-1).tolist()
@@ -206,7 +219,7 @@ def build_decoder(
         DataError: beam search, and the lexicon or the language model is missing or unreadable.
     """
     if config.method == "greedy":
-        return GreedyDecoder(tokenizer)
+        return GreedyDecoder(tokenizer, config.blank_penalty)
     words = Vocabulary(tokenizer, language_model or find_language_model(directory), hotwords)
     return BeamDecoder(config, words.load(), processes_for(words))
 

@@ -3,9 +3,10 @@
 CTC makes the transcript likely by itself. A recogniser weighs it against everything that its
 language model allows, and errs where something else wins. Maximum mutual information (MMI) trains
 for that: a unit trigram stands for the language model, and the sum over all unit sequences of what
-network and trigram think of them is pushed down while the transcript is pulled up. On CTC's paths
-this is CTC-CRF (Xiang and Ou 2019, "CRF-based single-stage acoustic modeling with CTC topology");
-without lattices, as Povey et al. 2016 do it for HMMs.
+network and trigram think of them is pushed down while the transcript is pulled up: CTC's loss plus
+the logarithm of that sum, up to the trigram's weight of the transcript, which has no gradient. On
+CTC's paths this is CTC-CRF (Xiang and Ou 2019, "CRF-based single-stage acoustic modeling with CTC
+topology"); without lattices, as Povey et al. 2016 do it for HMMs.
 """
 
 import torch
@@ -22,16 +23,16 @@ def unit_trigram(targets: list[list[int]], units: int) -> Tensor:
     Index 0, CTC's blank, stands before a sequence as a context, and for its end as what follows.
     Probabilities, interpolated with bigram, unigram and uniform distribution as Witten and Bell
     (1991) weigh them, so that nothing is impossible; those of units times the perplexity, so that
-    a unit of the sequences costs nothing on average. Else the network would learn to pay for it
-    with units likelier than they are, and its greedy path would say too many.
+    a unit of these sequences costs nothing on average. Else the network would learn to pay for it
+    with units likelier than they are, and its greedy path would say too many: measured.
 
     Raises:
         ConfigError: V is more than `MOST_UNITS`.
     """
     if units > MOST_UNITS:
         raise ConfigError(
-            f"train.mmi: expected at most {MOST_UNITS} units, each three of which have a "
-            f"probability, got {units}; take phonemes, characters or fewer subwords, or leave it 0"
+            f"train.mmi: expected at most {MOST_UNITS} units, as each three have a weight, got "
+            f"{units}; take phonemes, characters or fewer subwords, or set train.mmi = 0"
         )
     rows = [torch.tensor([0, 0, *target, 0]) for target in targets]
     places = torch.cat([(row[:-2] * units + row[1:-1]) * units + row[2:] for row in rows])
@@ -56,7 +57,7 @@ def log_denominator(
     The first factor is CTC's, the second the product of the trigram's weights, the end's
     included. The recursion runs over the last two units, once with the last one sounding and once
     with blank after it, in float32 and scaled to sum to one at each frame; differentiable by
-    autograd, which keeps some [B, V, V] of each frame.
+    autograd, which keeps two [B, V, V] of each frame.
     """
     B, T, V = log_probs.shape
     valid = torch.arange(T, device=lengths.device) < lengths[:, None]  # [B, T]
@@ -75,12 +76,13 @@ def log_denominator(
     total = silent
     log_scale = probs.new_zeros(B)
     for frame in probs.unbind(1):
-        moved = (total.permute(2, 0, 1) @ others).transpose(0, 1)  # [B, last, next]
+        # Contiguous, or a copy is made for each `last`.
+        moved = (total.permute(2, 0, 1).contiguous() @ others).transpose(0, 1)  # [B, last, next]
         repeated = torch.diag_embed((silent * again).sum(1))
         sounding = (sounding + moved + repeated) * frame[:, None, :]
         silent = total * frame[:, None, :1]
         total = sounding + silent
-        scale = total.sum((1, 2), keepdim=True)
+        scale = total.detach().sum((1, 2), keepdim=True)  # it leaves the gradient as it is
         sounding, silent, total = sounding / scale, silent / scale, total / scale
         log_scale = log_scale + scale[:, 0, 0].log()
     return log_scale + (total * trigram[..., 0]).sum((1, 2)).log()

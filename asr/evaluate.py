@@ -175,7 +175,7 @@ def _recognise(
     log_probs, frames = packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
     greedy = [
         packaged.tokenizer.decode([unit for unit, _, _ in path])
-        for path in greedy_decode(log_probs, frames)
+        for path in greedy_decode(log_probs, frames, packaged.config.decode.blank_penalty)
     ]
     texts = greedy
     if decoder is not None:

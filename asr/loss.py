@@ -63,13 +63,13 @@ class TrainingLoss:
                 weights = (output.weight, output.bias)
                 return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
             logits = output(hidden)
-            loss = kernels.ctc_loss(logits, *labels, reduction="sum")
-            if views == 1 and self._trigram is None:
-                return loss
-            log_probs = logits.transpose(0, 1).float().log_softmax(-1)
-            if views == 2:
-                loss = loss + settings.consistency * consistency_loss(log_probs, lengths)
-            if self._trigram is not None:
-                denominator = log_denominator(log_probs, lengths, self._trigram)
-                loss = loss + settings.mmi * denominator.sum()
-            return loss / views
+        loss = kernels.ctc_loss(logits, *labels, reduction="sum")
+        if views == 1 and self._trigram is None:
+            return loss
+        log_probs = logits.transpose(0, 1).float().log_softmax(-1)
+        if views == 2:
+            loss = loss + settings.consistency * consistency_loss(log_probs, lengths)
+        if self._trigram is not None:
+            denominator = log_denominator(log_probs, lengths, self._trigram)
+            loss = loss + settings.mmi * denominator.sum()
+        return loss / views

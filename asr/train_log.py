@@ -106,9 +106,10 @@ class TrainingLog:
         figure = Figure(figsize=(7, 4), layout="constrained")
         loss = figure.add_subplot()
         # With points, so that the first epoch alone is seen.
-        loss.plot(epochs, [score.train_loss for score in history], "C0.--", label="training loss")
+        heard = [score.train_loss for score in history]
+        loss.plot(epochs, heard, "C0.--", label="training loss")
         loss.plot(epochs, [score.valid_loss for score in history], "C0.-", label="validation loss")
-        loss.set(xlabel="epoch", ylabel="loss per unit", ylim=(0, None))
+        loss.set(xlabel="epoch", ylabel="loss per unit", ylim=(min(0, *heard), None))
         loss.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         rate = loss.twinx()
         percent = [100 * score.error_rate for score in history]

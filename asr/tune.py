@@ -1,7 +1,8 @@
-"""Fit the beam search to a development set: its weights, the units' priors, the confidences."""
+"""Fit a model's decoding to a development set: weights of the search, priors, confidences."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,14 @@ from asr.audio import read_audio
 from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder, Decoder, processes_for
+from asr.decode import BeamDecoder, Decoder, greedy_decode, processes_for
 from asr.errors import DataError
 from asr.files import write_text
-from asr.metrics import ErrorRate, right_words, word_error_rate
+from asr.metrics import ErrorRate, error_rate, right_words, word_error_rate
 from asr.model_dir import Packaged
 from asr.search_processes import Vocabulary
+from asr.text import normalize
+from asr.tokenizer import Tokenizer
 from asr.word_graph import find_language_model
 from asr.word_search import Hypothesis
 
@@ -31,6 +34,7 @@ _WORD_SCORES = (-2.0, 0.0, 2.0)
 _PRIOR_WEIGHTS = (0.0, 0.5)
 # Around the best, one weight at a time; the finer steps after the coarser ones.
 _STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
+_BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
 _BATCH = 64  # utterances of like length that are searched at once
 
 
@@ -64,7 +68,11 @@ class Tuning:
             f"{trial.score.reference_length})"
             for trial in self.trials[:rows]
         )
-        return f"{trials}\nconfidences: calibration error {self.calibration_error:.3f}"
+        return (
+            f"{trials}\n"
+            f"greedy path: blank_penalty {self.best.decode.blank_penalty:.2f}\n"
+            f"confidences: calibration error {self.calibration_error:.3f}"
+        )
 
 
 def tune_lm(
@@ -78,7 +86,8 @@ def tune_lm(
 
     The network runs once over the utterances; each choice of weights only repeats the search. Of
     equal choices the one nearest to no priors, no word score, no language model is better. The
-    priors are the mean of the emissions.
+    priors are the mean of the emissions. The blank's penalty is the one that leaves the greedy path
+    the fewest errors, which the search has no part in.
 
     Args:
         packaged: the model; its beam stays as configured.
@@ -104,13 +113,42 @@ def tune_lm(
         raise DataError("tune_lm: expected speech, got recordings of noise or silence only")
     references = [utterance.text for utterance in utterances]
     build = partial(BeamDecoder, graph=graph, processes=processes_for(words))
-    return search(packaged.config.decode, build, emissions, references, on_progress)
+    penalty = fit_blank_penalty(packaged.tokenizer, emissions, references)
+    config = packaged.config.decode.model_copy(update={"blank_penalty": penalty})
+    return search(config, build, emissions, references, on_progress)
 
 
 def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V]
     waveform = read_audio(utterance.audio, packaged.config.features.sample_rate)
     log_probs, lengths = packaged.emissions(waveform[None], torch.tensor([len(waveform)]))
     return log_probs[:, : int(lengths)].cpu()  # nothing of what is no speech
+
+
+def fit_blank_penalty(
+    tokenizer: Tokenizer,
+    emissions: Sequence[Tensor],  # [1, T', V] each
+    references: Sequence[str],
+) -> float:
+    """Multiple of a quarter with which the greedy path makes the fewest errors, in phones or words.
+
+    References that the tokenizer has no units for are left out.
+    """
+    heard: list[Tensor] = []
+    said: list[list[str]] = []
+    for log_probs, reference in zip(emissions, references, strict=True):
+        with suppress(DataError):
+            said.append(tokenizer.decode(tokenizer.encode(normalize(reference))).split())
+            heard.append(log_probs)
+
+    def errors(penalty: float) -> int:
+        paths = [
+            greedy_decode(log_probs, torch.tensor([log_probs.shape[1]]), penalty)[0]
+            for log_probs in heard
+        ]
+        read = [tokenizer.decode([unit for unit, _, _ in path]).split() for path in paths]
+        return error_rate(said, read).errors
+
+    return min(_BLANK_PENALTIES, key=errors)
 
 
 def search(

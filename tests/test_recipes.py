@@ -33,6 +33,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_runs_two_steps(path, manifest, tmp_path):
     config = load_config(path)
     assert config.name == path.stem
+    assert ("mmi" in path.stem) == bool(config.train.mmi)
     data = tmp_path / "data"
     data.mkdir()
     for name in {*config.data.train, *config.data.valid}:

@@ -113,6 +113,20 @@ def test_greedy_words_of_phonemes_are_phones() -> None:
     assert found.score == pytest.approx(7 * torch.tensor(0.9).log().item(), rel=1e-5)
 
 
+def test_a_penalty_lets_what_is_heard_unsurely_win_over_blank(directory: Path) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    log_probs = emissions(tokenizer, "- K -")
+    log_probs[0, 2, tokenizer.units.index("T")] = log_probs[0, 2, 0] - 0.5
+    for penalty, phones in ((0.0, ("K",)), (0.49, ("K",)), (0.51, ("K", "T"))):
+        decoder = build_decoder(DecodeConfig(blank_penalty=penalty), tokenizer, directory)
+        found = decode(decoder, log_probs)
+        assert found.words == phones
+        blanks = 3 - len(phones)
+        path = sum(log_probs[0, frame].amax().item() for frame in (0, 1))
+        last = log_probs[0, 2, 0] if blanks == 2 else log_probs[0, 2, 0] - 0.5
+        assert found.score == pytest.approx(path + last.item() - blanks * penalty, rel=1e-5)
+
+
 def test_greedy_joins_characters_to_words() -> None:
     tokenizer = CharacterTokenizer()
     found = decode(GreedyDecoder(tokenizer), emissions(tokenizer, "| A - | | T O - O | - |"))

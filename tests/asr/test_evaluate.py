@@ -111,6 +111,21 @@ def test_phoneme_model_with_a_decoder_gives_both(utterances: list[Utterance]) ->
     assert [result.search_of(name) for name in ("PER", "WER")] == ["greedy", "beam"]
 
 
+@dataclass(frozen=True)
+class Unsure(Echo):
+    def emissions(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, frames = super().emissions(waveforms, lengths)
+        return (0.1 + 0.9 * log_probs.exp()).log(), frames
+
+
+def test_the_greedy_path_has_the_penalty_of_the_model(utterances: list[Utterance]) -> None:
+    config = model("phoneme").config
+    decode = config.decode.model_copy(update={"blank_penalty": 3.0})
+    for penalty, errors in ((config.decode, 3), (decode, 8)):  # an A for each blank
+        packaged = cast(Packaged, Unsure(config.model_copy(update={"decode": penalty})))
+        assert evaluate(packaged, utterances).scores["PER"].errors == errors
+
+
 @pytest.mark.parametrize("kind", ["phoneme", "subword"])
 def test_a_greedy_decoder_is_the_greedy_path(utterances: list[Utterance], kind: str) -> None:
     """Else phones were compared with words, and the score was called that of a beam search."""

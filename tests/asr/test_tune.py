@@ -17,7 +17,7 @@ from asr.metrics import ErrorRate
 from asr.model_dir import load_model_dir
 from asr.tokenizer import CharacterTokenizer
 from asr.transcribe import load_model
-from asr.tune import Trial, save_weights, search, tune_lm
+from asr.tune import Trial, fit_blank_penalty, save_weights, search, tune_lm
 from asr.word_graph import load_word_graph
 
 torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     assert errors == sorted(errors)
     assert len({trial.decode for trial in tuning.trials}) == len(tuning.trials)
     assert "WER   0.00 %  (0 of 3)" in tuning.summary(1)
-    assert "confidences: calibration error" in tuning.summary(1)
+    assert "greedy path: blank_penalty 0.00\nconfidences: calibration error" in tuning.summary(1)
 
 
 def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
@@ -82,6 +82,28 @@ def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
     (sure,) = confidences(said, emissions[0][0], tuning.best.decode.confidence)
     assert sure == pytest.approx(0.5, abs=0.03)
     assert tuning.calibration_error < 0.03
+
+
+def test_the_smallest_penalty_with_the_fewest_errors_is_taken() -> None:
+    tokenizer = CharacterTokenizer()
+
+    def heard(text: str, unsure: str, by: float) -> torch.Tensor:
+        log_probs = spoken(text, {})
+        log_probs[0, 1, tokenizer.units.index(unsure)] = log_probs[0, 1, 0] - by
+        return log_probs
+
+    unsure = heard("S", "O", 0.6)  # after the S, a little less likely than blank
+    assert fit_blank_penalty(tokenizer, [unsure], ["SO"]) == 0.75
+    assert fit_blank_penalty(tokenizer, [unsure], ["S"]) == 0.0
+    assert fit_blank_penalty(tokenizer, [unsure] * 3, ["SO", "S", "SO"]) == 0.75
+
+
+def test_what_has_no_units_does_not_fit_a_penalty() -> None:
+    class Letters(CharacterTokenizer):
+        def encode(self, text: str) -> list[int]:
+            raise DataError("no units")
+
+    assert fit_blank_penalty(Letters(), [spoken("SEE", {})], ["SO"]) == 0.0
 
 
 def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) -> None:

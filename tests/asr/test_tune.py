@@ -106,7 +106,9 @@ def test_what_has_no_units_does_not_fit_a_penalty() -> None:
     assert fit_blank_penalty(Letters(), [spoken("SEE", {})], ["SO"]) == 0.0
 
 
-def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_tune_lm_hears_every_utterance_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
     soundfile.write(tmp_path / "noise.wav", noise, SAMPLE_RATE)
     noise[: SAMPLE_RATE // 2] = 0  # contrast: this may be speech
@@ -123,7 +125,9 @@ def test_tune_lm_hears_every_utterance_once(tiny_model: Path, tmp_path: Path) ->
         tune_lm(packaged, [unheard], language_model=other)
     calls: list[int] = []
     utterances = [unheard, Utterance("b", str(tmp_path / "sound.wav"), 1.0, "THE SEA", "")]
+    monkeypatch.setattr("asr.tune.fit_blank_penalty", lambda *_: 1.25)
     tuning = tune_lm(packaged, utterances, language_model=other, on_progress=calls.append)
+    assert {trial.decode.blank_penalty for trial in tuning.trials} == {1.25}
     assert tuning.best.score.reference_length == 4
     assert calls[:2] == [1, 2]
     assert calls[2:] == list(range(1, len(tuning.trials) + 1))

@@ -186,7 +186,8 @@ def evaluate(
 ) -> None:
     """Measure error rates and speed.
 
-    WER and CER of words; PER of phonemes, on the greedy path of a phoneme model.
+    WER and CER of words; PER of a phoneme model, on its greedy path and on the words that a
+    search found.
     """
     from asr.data import read_manifest
     from asr.evaluate import evaluate

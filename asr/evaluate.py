@@ -35,8 +35,8 @@ class Row:
 class Evaluation:
     """What `evaluate` found; `rows` stand worst first, by errors, then by rate."""
 
-    scores: dict[str, ErrorRate]  # by "PER", "WER", "CER"
-    search: str  # "greedy" or "beam": what gave the words; PER is always of the greedy path
+    scores: dict[str, ErrorRate]  # by "PER" of the greedy path, "PER beam", "WER", "CER"
+    search: str  # "greedy" or "beam": what gave the words
     rows: tuple[Row, ...]
     failures: dict[str, str]  # utterance -> why it could not be scored
     audio_seconds: float
@@ -68,7 +68,7 @@ class Evaluation:
     def summary(self) -> str:
         """Scores, speed and failures, a line each."""
         lines = [
-            f"{name} {100 * score.rate:7.2f} %  {self.search_of(name):6}  "
+            f"{name.split()[0]} {100 * score.rate:7.2f} %  {self.search_of(name):6}  "
             f"({score.substitutions} substitutions, {score.deletions} deletions, "
             f"{score.insertions} insertions in {score.reference_length})"
             for name, score in self.scores.items()
@@ -103,7 +103,8 @@ def evaluate(
         packaged: the model; its device is the one it was loaded on.
         utterances: with transcripts; an unreadable one is named in `failures`, the rest is done.
         decoder: what turns emissions into words; None, or a GreedyDecoder, is the greedy path. A
-            phoneme model is scored by PER on the greedy path in either case.
+            phoneme model is scored by PER on the greedy path in either case, and on the phones of
+            the words that a beam search found.
         batch_seconds: cap on the padded audio that goes through the network at once.
         on_progress: called after each batch with the number of utterances done so far.
 
@@ -136,6 +137,8 @@ def evaluate(
         scores["PER"] = word_error_rate(spoken, [item.greedy for item in done])
         if decoder is None:
             references = spoken
+        else:
+            scores["PER beam"] = word_error_rate(spoken, [item.phones for item in done])
     if phones is None or decoder is not None:
         scores["WER"] = word_error_rate(references, hypotheses)
         scores["CER"] = character_error_rate(references, hypotheses)
@@ -155,6 +158,7 @@ class _Recognised:
     samples: int
     greedy: str
     text: str  # the decoder's words; without one, what the greedy path reads
+    phones: str  # units of these words
 
 
 def _reference_phones(
@@ -177,12 +181,14 @@ def _recognise(
         packaged.tokenizer.decode([unit for unit, _, _ in path])
         for path in greedy_decode(log_probs, frames, packaged.config.decode.blank_penalty)
     ]
-    texts = greedy
+    texts = phones = greedy
     if decoder is not None:
-        texts = [" ".join(hypothesis.words) for hypothesis in decoder(log_probs, frames)]
+        hypotheses = decoder(log_probs, frames)
+        texts = [" ".join(hypothesis.words) for hypothesis in hypotheses]
+        phones = [packaged.tokenizer.decode(list(hypothesis.tokens)) for hypothesis in hypotheses]
     return [
-        _Recognised(utterance, waveform.numel(), path, text)
-        for (utterance, waveform), path, text in zip(batch, greedy, texts, strict=True)
+        _Recognised(utterance, waveform.numel(), *readings)
+        for (utterance, waveform), *readings in zip(batch, greedy, texts, phones, strict=True)
     ]
 
 

@@ -53,10 +53,11 @@ class Echo:
 @dataclass(frozen=True)
 class Words:
     words: tuple[str, ...]
+    tokens: tuple[int, ...]
 
 
 def always_a(log_probs: Tensor, lengths: Tensor) -> list[Words]:
-    return [Words(("A",)) for _ in lengths]
+    return [Words(("A",), (UNITS.index("A"), UNITS.index("C"))) for _ in lengths]
 
 
 def model(kind: str) -> Packaged:
@@ -106,9 +107,10 @@ def test_phones_of_a_phoneme_model_without_a_decoder(utterances: list[Utterance]
 def test_phoneme_model_with_a_decoder_gives_both(utterances: list[Utterance]) -> None:
     result = evaluate(model("phoneme"), utterances, cast(Any, always_a))
     assert result.scores["PER"].errors == 3
+    assert result.scores["PER beam"].errors == 5  # B, then B and A, then B or A, and A
     assert result.scores["WER"].errors == 7
     assert {row.hypothesis for row in result.rows} == {"A"}
-    assert [result.search_of(name) for name in ("PER", "WER")] == ["greedy", "beam"]
+    assert [result.search_of(name) for name in result.scores] == ["greedy", *3 * ["beam"]]
 
 
 @dataclass(frozen=True)

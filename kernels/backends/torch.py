@@ -42,8 +42,7 @@ def _flipped(x: Tensor, ends: _Ends | None) -> Tensor:
 def _holds(x: Tensor) -> int:
     """How many inputs hold the cell: one, and in 16 bits as many as make D a multiple of 8.
 
-    Rows of an odd D cost oneDNN's bf16 LSTM two and a half times the time, and cuDNN its tensor
-    cores.
+    Rows of an odd D cost oneDNN's bf16 LSTM two and a half times the time.
     """
     return 1 if x.element_size() > 2 else 8 - x.shape[-1] % 8
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from asr.audio import SAMPLE_RATE, read_audio, read_blocks
+from asr.config import Precision
 from asr.errors import AsrError, AudioError
 from asr.metrics import word_error_rate
 from asr.segment import segments
@@ -93,6 +94,7 @@ def bench(
     model: Path | None,
     files: Sequence[Path] = (),
     device: str = "cpu",
+    precision: Precision = "fp32",
     *,
     repeats: int = 3,
     long_seconds: float = 3600.0,
@@ -104,6 +106,7 @@ def bench(
         files: recordings of speech; without any, speech-like sound is made, which costs the
             network what speech does but has little for a beam search to follow.
         device: of the throughput and the shares; the long file is done as `asr transcribe` does.
+        precision: of all.
         repeats: of each timed measurement.
         long_seconds: how long the long file is.
 
@@ -116,11 +119,12 @@ def bench(
         parts = _parts(files, folder)
         total = sum(soundfile.info(part).duration for part in parts)
         origin = "recordings" if files else "speech-like sounds made by this command"
-        recognizer = load_model(model, device)
+        recognizer = load_model(model, device, precision)
         config = recognizer.packaged.config
         _consume(recognizer, parts)  # warms up
         return Report(
-            machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}",
+            machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}, "
+            f"{precision}",
             model=f"{config.name}, {config.decode.method} search",
             audio=f"{len(parts)} {origin}, {total:.0f} s",
             help_seconds=Spread.of([_timed(_help) for _ in range(repeats)]),
@@ -196,7 +200,7 @@ def _shares(recognizer: Recognizer, files: Sequence[Path]) -> dict[str, float]:
         features, frames = packaged.filter_bank(waveform[None], lengths)
         _wait_for(packaged.device)
         marks.append(time.perf_counter())
-        log_probs, lengths = packaged.model(features, frames)
+        log_probs, lengths = packaged.network(features, frames)
         _wait_for(packaged.device)
         marks.append(time.perf_counter())
         recognizer.decoder(log_probs, lengths)
@@ -225,7 +229,8 @@ def _long_file(
             samples += len(waveform)
             if samples >= seconds * SAMPLE_RATE:
                 break
-    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path)]
+    precision = recognizer.packaged.precision
+    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path), "--precision", precision]
     if model is not None:
         command += ["--model", str(model)]
     output = path.with_suffix(".txt")

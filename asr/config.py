@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from asr.errors import ConfigError
 
+Precision = Literal["fp32", "bf16"]
+
 
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -153,7 +155,7 @@ class TrainConfig(_Table):
     flat_start_steps: int = Field(0, ge=0)  # of cross-entropy on even alignments before CTC
     decay_from: float = Field(0.5, ge=0, le=1)  # share of all steps after which the rate falls to 0
     gradient_clip: float = Field(5.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     average_best: int = Field(3, gt=0)  # epochs whose weights are averaged at the end
     patience: int = Field(0, ge=0)  # epochs without a better score before stopping; 0: never
     checkpoint_steps: int = Field(500, gt=0)

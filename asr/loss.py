@@ -1,6 +1,5 @@
 """The loss of a training step: what is done to the features, the network, and its judge."""
 
-import torch
 from torch import Generator, Tensor
 
 import kernels
@@ -9,6 +8,7 @@ from asr.config import Config
 from asr.consistency import consistency_loss
 from asr.data import Batch
 from asr.denominator import log_denominator, unit_trigram
+from asr.device import computing_in
 from asr.flat_start import flat_start_loss
 from asr.model import AcousticModel
 
@@ -50,8 +50,7 @@ class TrainingLoss:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
         masks = draw_masks(features.shape, frames, augment, generator)
-        bf16 = settings.precision == "bf16"
-        with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+        with computing_in(settings.precision, features.device):
             hidden, lengths = self._model.encode(features, frames, masks)
             # Targets stay on the host: there their lengths are known without waiting.
             labels = (batch.targets.repeat(views), lengths, batch.target_lengths.repeat(views))

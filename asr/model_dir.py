@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asr.config import Config, dump_config, load_config
+from asr.config import Config, Precision, dump_config, load_config
+from asr.device import computing_in
 from asr.errors import ModelError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
@@ -37,6 +38,7 @@ class Packaged:
     filter_bank: FilterBank
     directory: Path
     device: str
+    precision: Precision = "fp32"
 
     @torch.inference_mode()
     def emissions(
@@ -54,8 +56,18 @@ class Packaged:
         lengths = lengths.to(self.device).clamp(min=self.filter_bank.size)
         short = max(0, self.filter_bank.size - waveforms.shape[1])
         features = self.filter_bank(torch.nn.functional.pad(waveforms, (0, short)), lengths)
-        log_probs, frames = self.model(*features)
+        log_probs, frames = self.network(*features)
         return log_probs, frames.where(speech, 0)
+
+    def network(
+        self,
+        features: Tensor,  # [B, T, F] float32
+        frames: Tensor,  # [B] int64, valid ones
+    ) -> tuple[Tensor, Tensor]:  # log-probabilities [B, T', V] float32, lengths [B]
+        """The model in its precision."""
+        with computing_in(self.precision, self.device):
+            log_probs, lengths = self.model(features, frames)
+        return log_probs, lengths
 
     @property
     def seconds_per_frame(self) -> float:
@@ -64,13 +76,16 @@ class Packaged:
         return samples / self.config.features.sample_rate
 
 
-def load_model_dir(directory: Path | None = None, device: str = "cpu") -> Packaged:
+def load_model_dir(
+    directory: Path | None = None, device: str = "cpu", precision: Precision = "fp32"
+) -> Packaged:
     """Load a model directory; None is the model that comes with the package.
 
     Raises:
         ModelError: a file is missing, or the weights do not fit the configuration.
-        ConfigError: `config.toml` is not valid.
+        ConfigError: `config.toml` is not valid, or there is no such precision.
     """
+    computing_in(precision, device)  # or it says what there is
     directory = directory or PACKAGED_MODEL
     if not directory.is_dir():
         raise ModelError(f"{directory}: no such model directory; `asr train` makes one")
@@ -88,6 +103,7 @@ def load_model_dir(directory: Path | None = None, device: str = "cpu") -> Packag
         FilterBank(config.features).to(device).eval(),
         directory,
         device,
+        precision,
     )
 
 

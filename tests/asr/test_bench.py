@@ -29,13 +29,14 @@ def test_report_of_a_small_model(tiny_model: Path, tmp_path: Path) -> None:
     files = [tmp_path / "a.wav", tmp_path / "b.wav"]
     for seed, file in enumerate(files):
         soundfile.write(file, speech_like(1.0, seed), 16000)
-    report = bench(tiny_model, files, repeats=2, long_seconds=4.0)
+    report = bench(tiny_model, files, precision="bf16", repeats=2, long_seconds=4.0)
 
     assert sum(report.shares.values()) == pytest.approx(1)
     assert report.throughput.lowest <= report.throughput.median <= report.throughput.highest
     # Parts of 1 s and gaps of 0.5 s, until 4 s are full.
     assert report.long_file.seconds == pytest.approx(4.5)
     assert 100 < report.long_file.peak_megabytes < 4000
+    assert report.machine.endswith("cpu, bf16")
     assert report.audio == "2 recordings, 2 s"
     assert json.loads(report.to_json())["model"] == "tiny, greedy search"
     assert "asr --help" in report.summary()

@@ -44,6 +44,22 @@ def test_round_trip(directory):
     assert not list(out.glob("*.partial"))
 
 
+def test_half_the_bits_hear_nearly_the_same(directory):
+    out, _ = directory
+    waveforms, lengths = torch.randn(2, 8000), torch.tensor([8000, 5700])
+    exact, frames = load_model_dir(out).emissions(waveforms, lengths)
+    rough, same_frames = load_model_dir(out, precision="bf16").emissions(waveforms, lengths)
+    assert rough.dtype == torch.float32
+    assert frames.tolist() == same_frames.tolist()
+    error = (rough - exact).abs().max().item()
+    assert 0 < error < 0.05  # eight bits of mantissa through five layers
+
+
+def test_a_precision_that_is_none(directory):
+    with pytest.raises(ConfigError, match="precision: expected fp32 or bf16, got 'fp16'"):
+        load_model_dir(directory[0], precision="fp16")
+
+
 def test_an_output_frame_is_a_whole_number_of_samples(tmp_path):
     """10 ms at 22.05 kHz are 220.5 samples: of 220 each, 20 s end 45 ms sooner."""
     config = CONFIG.model_copy(

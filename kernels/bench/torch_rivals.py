@@ -4,15 +4,20 @@ import torch
 from torch import Tensor, nn
 
 from kernels.bench.job import Job
+from kernels.bench.products import products
 from kernels.bench.registry import Rival
 from kernels.testing import float32_precision, packed_call
 
 
 def torch_rivals(job: Job, device: torch.device) -> list[Rival]:
-    """On a GPU the three baselines and ATen without cuDNN; on a CPU packed and padded float32."""
+    """On a GPU three baselines and ATen without cuDNN; on a CPU the floor, packed and padded."""
     name = f"nn.{job.name}"
     if device.type == "cpu":
-        return [packed(job, f"{name} packed", job.theirs), padded(job, torch.float32, "fp32")]
+        return [
+            products(job, torch.float32, "fp32"),
+            packed(job, f"{name} packed", job.theirs),
+            padded(job, torch.float32, "fp32"),
+        ]
     rivals = [
         packed(job, f"{name} packed, bf16 autocast", job.theirs, torch.bfloat16),
         packed(job, f"{name} packed, fp32 (tf32)", job.theirs),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
 from kernels.bench import grid, profile, recurrent, report, run, timing, torch_rivals
@@ -18,6 +19,7 @@ from kernels.bench.__main__ import main
 from kernels.bench.explain import explain
 from kernels.bench.job import Job
 from kernels.bench.outside_rivals import onnx_graph
+from kernels.bench.products import products
 from kernels.bench.registry import BENCHMARKS, Benchmark, Rival, Shape
 from kernels.bench.report import Record, load, save, table
 from kernels.bench.timing import Timing, measure
@@ -44,6 +46,7 @@ def test_table_and_json(op: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main([op, *TINY, "--threads", "1", "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     rivals = {f"nn.{op.upper()} packed", f"nn.{op.upper()} padded, fp32, not exact"}
+    rivals.add("matrix products alone, fp32")
     assert all(rival in printed for rival in rivals)
     assert torch.cuda.is_available() or "no GPU here" in printed
     (record,) = load(path)
@@ -110,6 +113,19 @@ def test_a_wrong_variant_is_left_out(
     assert captured.err == "wrong: not timed, its result is wrong: y: error\n"
     assert "absent: not timed: not installed" in captured.out
     assert "right" in captured.out
+
+
+def test_the_floor_has_the_products_of_the_valid_frames() -> None:
+    shape = Shape(batch=3, frames=6, input=5, hidden=4, layers=2)
+    job = Job.of("GRU", shape, CPU)
+    rows = int(job.lengths.sum())
+    assert rows < 3 * 6
+    a_product = 2 * rows * 3 * 4 * 2 * ((5 + 4) + (8 + 4))  # of each frame's 3 gates, 2 directions
+    floor = products(job, torch.float32, "fp32")
+    for heading, share in (("forward", 1), ("forward + backward", 3)):
+        with FlopCounterMode(display=False) as counter:
+            floor.passes[heading]()
+        assert counter.get_total_flops() == share * a_product
 
 
 def test_rivals_take_turns() -> None:

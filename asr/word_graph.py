@@ -23,6 +23,10 @@ Spelling = tuple[int, ...]  # units of a word
 
 _NOT_WORDS = {"<s>", "</s>", "<unk>"}
 _HOMOPHONES = 6  # flashlight's tree holds so many words with one spelling
+# Of a word's log10-probability alone, what a path pays while the word is not yet known; the rest
+# follows at its end, with what the words before make of it. All of it is paid too soon: on
+# development speech 0.3 % more of the words were wrong, and the search took a fifth longer.
+_FORESIGHT = 0.8
 _redirecting = threading.Lock()  # two threads at once would leave standard error redirected
 
 
@@ -79,8 +83,9 @@ def load_word_graph(
                 homophones[spelling] += 1
                 label = labels.setdefault(word, len(labels))
                 *others, last = spelling
-                trie.insert([*others, num_units + last], label, promises[word])
-                trie.insert([*spelling, 2 * num_units + last], label, promises[word])
+                promise = _FORESIGHT * promises[word]
+                trie.insert([*others, num_units + last], label, promise)
+                trie.insert([*spelling, 2 * num_units + last], label, promise)
     if not labels:
         raise DataError(
             f"{language_model}: expected words of the lexicon, got none of them; make the "

@@ -93,7 +93,7 @@ Device = Annotated[
 ]
 Precision = Annotated[
     Literal["fp32", "bf16"],
-    typer.Option(help="bf16: faster on a GPU and on CPUs with AMX or AVX512-BF16."),
+    typer.Option(help="bf16: for GPUs, and CPUs with AMX or AVX512-BF16."),
 ]
 Model = Annotated[
     Path | None, typer.Option("--model", help="Model directory; by default the packaged model.")

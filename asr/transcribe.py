@@ -131,8 +131,8 @@ def load_model(
     Args:
         model: model directory; None is the model that comes with the package.
         device: "cpu", "cuda", "cuda:1"; None is a GPU where there is one.
-        precision: "bf16" is faster on a GPU, and on a CPU with instructions for it (AMX,
-            AVX512-BF16), which a batch profits from more than a single recording.
+        precision: "bf16" is for GPUs, and for CPUs with instructions for it (AMX, AVX512-BF16): of
+            those a batch has more than a single recording.
         method: "greedy" or "beam"; this and what follows: None is as the model's config says.
         lm_weight: weight of the language model; it and the next two are of beam search only.
         word_score: added for each word of a hypothesis.

@@ -310,6 +310,15 @@ def test_score_weighs_the_language_model_and_the_words(directory: Path) -> None:
         assert score == pytest.approx(acoustic + lm_weight * language + word_score, abs=1e-4)
 
 
+def test_an_unfinished_word_pays_four_fifths_of_the_likeliest_that_it_may_become(
+    directory: Path,
+) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    graph = load_word_graph(tokenizer, directory / "lm.arpa")
+    begun = graph.trie.search([tokenizer.units.index("K")])  # CAT or CATS
+    assert begun.max_score == pytest.approx(0.8 * -1.0)
+
+
 def test_paths_of_the_same_words_add_up(directory: Path) -> None:
     tokenizer = PhonemeTokenizer(LEXICON)
     log_probs = emissions(tokenizer, "S S IY", sure=1 - 1e-6)

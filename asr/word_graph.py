@@ -24,8 +24,9 @@ Spelling = tuple[int, ...]  # units of a word
 _NOT_WORDS = {"<s>", "</s>", "<unk>"}
 _HOMOPHONES = 6  # flashlight's tree holds so many words with one spelling
 # Of a word's log10-probability alone, what a path pays while the word is not yet known; the rest
-# follows at its end, with what the words before make of it. All of it is paid too soon: on
-# development speech 0.3 % more of the words were wrong, and the search took a fifth longer.
+# follows at its end, with what the words before make of it. With all of it
+# the search took a seventh longer, and had 0.3 to 0.5 % more of the words of development speech
+# wrong with three networks of four (recipes/RESULTS.md).
 _FORESIGHT = 0.8
 _redirecting = threading.Lock()  # two threads at once would leave standard error redirected
 

@@ -7,22 +7,22 @@ from kernels.bench.job import Job
 from kernels.bench.registry import Rival
 
 
-def products(job: Job, dtype: torch.dtype, label: str) -> Rival:
-    """What nobody undercuts who calls torch's matrix products step by step: it computes nothing.
+def products(job: Job) -> Rival:
+    """What nobody undercuts who calls torch's matrix products step by step, in float32.
 
-    Of the valid frames alone, as of a PackedSequence. Forward: x W_ih of all frames and h W_hh of
+    It gives no result. Of the valid frames alone, as of a PackedSequence. Forward: x W_ih of all frames and h W_hh of
     each. Backward: the gradients of x and of both weights, of all frames, and of h, of each.
     """
     alive = [int((job.lengths > t).sum()) for t in range(job.shape.frames)]  # utterances, by step
     rows = sum(alive)
     weights = [
-        (w_ih.detach().to(dtype), w_hh.detach().to(dtype))  # [G, D], [G, H]; G gates
+        (w_ih.detach(), w_hh.detach())  # [G, D], [G, H]; G gates
         for names in job.theirs._all_weights
         for w_ih, w_hh in [[getattr(job.theirs, name) for name in names[:2]]]
     ]
-    h = torch.randn(rows, job.shape.hidden, dtype=dtype)
-    gates = torch.randn(rows, len(weights[0][0]), dtype=dtype)
-    inputs = [torch.randn(rows, w_ih.shape[1], dtype=dtype) for w_ih, _ in weights]
+    h = torch.randn(rows, job.shape.hidden)
+    gates = torch.randn(rows, len(weights[0][0]))
+    inputs = [torch.randn(rows, w_ih.shape[1]) for w_ih, _ in weights]
 
     def steps(left: Tensor, right: Tensor) -> None:
         for count in alive:
@@ -40,6 +40,4 @@ def products(job: Job, dtype: torch.dtype, label: str) -> Rival:
                 left @ right
             steps(gates, w_hh)
 
-    return Rival(
-        f"matrix products alone, {label}", {"forward": forward, "forward + backward": both}
-    )
+    return Rival("matrix products alone, fp32", {"forward": forward, "forward + backward": both})

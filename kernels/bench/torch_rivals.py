@@ -14,7 +14,7 @@ def torch_rivals(job: Job, device: torch.device) -> list[Rival]:
     name = f"nn.{job.name}"
     if device.type == "cpu":
         return [
-            products(job, torch.float32, "fp32"),
+            products(job),
             packed(job, f"{name} packed", job.theirs),
             padded(job, torch.float32, "fp32"),
         ]

@@ -121,7 +121,7 @@ def test_the_floor_has_the_products_of_the_valid_frames() -> None:
     rows = int(job.lengths.sum())
     assert rows < 3 * 6
     a_product = 2 * rows * 3 * 4 * 2 * ((5 + 4) + (8 + 4))  # of each frame's 3 gates, 2 directions
-    floor = products(job, torch.float32, "fp32")
+    floor = products(job)
     for heading, share in (("forward", 1), ("forward + backward", 3)):
         with FlopCounterMode(display=False) as counter:
             floor.passes[heading]()

@@ -10,8 +10,9 @@ from kernels.bench.registry import Rival
 def products(job: Job) -> Rival:
     """What nobody undercuts who calls torch's matrix products step by step, in float32.
 
-    It gives no result. Of the valid frames alone, as of a PackedSequence. Forward: x W_ih of all frames and h W_hh of
-    each. Backward: the gradients of x and of both weights, of all frames, and of h, of each.
+    It gives no result. Of the valid frames alone, as of a PackedSequence. Forward: x W_ih of all
+    frames and h W_hh of each. Backward: the gradients of x and of both weights, of all frames, and
+    of h, of each.
     """
     alive = [int((job.lengths > t).sum()) for t in range(job.shape.frames)]  # utterances, by step
     rows = sum(alive)

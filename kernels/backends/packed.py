@@ -1,9 +1,11 @@
 """A recurrence for CPUs on packed rows: no frame past an end is ever computed.
 
-Utterances stand in order of falling length, so that those which still run at a frame are the
-first rows of the states, in both directions. What the states hold below these rows are final
-ones or, where time runs backwards, initial ones: nothing has to be flipped, masked or gathered.
-The products with W_ih and all gradients of weights are taken over all rows at once.
+Utterances stand in order of falling length, and each direction begins with its own first step:
+forwards in time that is an utterance's first frame, backwards its last. So those which still run
+at a step are the first rows of the states, in both directions, which can therefore take each step
+together: what one thread does for one direction, another does for the other. Nothing has to be
+masked or gathered between steps. The products with W_ih and all gradients of weights are taken
+over all rows at once.
 
 torch.compile sees two operators, `kernels::packed_recurrence` and its backward, and does not look
 inside: torch 2.11 cannot compile nn.LSTM's own on a CPU (wrong shapes of its states, and no
@@ -17,7 +19,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward
+from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward, Recurrent, before
 from kernels.cells import LSTMS, Cell, States, Weights
 
 BLOCK = 128  # rows of a sum in float32
@@ -25,38 +27,59 @@ BLOCK = 128  # rows of a sum in float32
 
 @dataclass(frozen=True)
 class _Packing:
-    """Where the frames inside the lengths go: frame after frame, the longest utterance first."""
+    """Where the frames inside the lengths go: step after step, the longest utterance first."""
 
     B: int
-    sizes: list[int]  # rows of each frame
+    sizes: list[int]  # rows of each step
     order: Tensor  # [B] utterances by falling length
-    rows: Tensor | None  # [R] of x.flatten(0, 1); None: all of them as they are
+    last: Tensor  # [B] row of each one's last step
+    turn: Tensor  # [R] row of the same frame in the other direction; its own inverse
+    frames: tuple[Tensor | None, Tensor]  # [R] of x.flatten(0, 1) by direction; None: 0, 1, 2 ...
 
     @classmethod
     def of(cls, lengths: Tensor | None, T: int, B: int) -> "_Packing":
-        if lengths is None:
-            return cls(B, [B] * T, torch.arange(B), None)
+        even = lengths is None
+        lengths = torch.full((B,), T) if lengths is None else lengths
         lengths, order = lengths.sort(descending=True, stable=True)
-        frame = torch.arange(T).unsqueeze(-1)
-        inside = frame < lengths  # [T, B]
-        return cls(B, inside.sum(1).tolist(), order, (frame * B + order)[inside])
+        step = torch.arange(T).unsqueeze(-1)
+        inside = step < lengths  # [T, B]
+        sizes = inside.sum(1)
+        first = sizes.cumsum(0) - sizes  # row of each step
+        position = torch.arange(B)
+        frames = (step * B + order)[inside]
+        turn = (first[(lengths - 1 - step).clamp(min=0)] + position)[inside]
+        return cls(
+            B=B,
+            sizes=sizes.tolist(),
+            order=order,
+            last=first[lengths - 1] + position,
+            turn=turn,
+            frames=(None if even else frames, frames[turn]),
+        )
 
-    def frames(self, direction: int, backwards: bool = False) -> range:
-        """In the order of the steps."""
-        frames = range(len(self.sizes))
-        return frames if (direction == 0) != backwards else frames[::-1]
-
-    def pack(self, x: Tensor) -> Tensor:
+    def pack(self, x: Tensor, direction: int) -> Tensor:
         """[T, B, F] -> [R, F]."""
-        x = x.flatten(0, 1)
-        return x if self.rows is None else x.index_select(0, self.rows)
+        x, frames = x.flatten(0, 1), self.frames[direction]
+        return x if frames is None else x.index_select(0, frames)
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """[R, F] -> [T, B, F], zero past the ends."""
-        T, F = len(self.sizes), packed.shape[1]
-        if self.rows is not None:
-            packed = packed.new_zeros(T * self.B, F).index_copy_(0, self.rows, packed)
-        return packed.view(T, self.B, F)
+        """[N, R, F] -> [T, B, N*F], zero past the ends."""
+        N, _, F = packed.shape
+        x = packed.new_zeros(len(self.sizes) * self.B, N, F)
+        for n, frames in enumerate(self.frames[:N]):
+            if frames is None:
+                x[:, n] = packed[n]
+            else:
+                x[:, n].index_copy_(0, frames, packed[n])
+        return x.view(-1, self.B, N * F)
+
+    def apart(self, x: Tensor, N: int) -> Tensor:
+        """The inverse of `unpack`."""
+        return torch.stack([self.pack(part, n) for n, part in enumerate(x.chunk(N, 2))])
+
+    def forwards(self, rows: Tensor, direction: int) -> Tensor:
+        """Rows [R, F] of `direction` in the order of the first."""
+        return rows.index_select(0, self.turn) if direction else rows
 
     def ordered(self, state: Tensor) -> Tensor:
         """A copy of [N, B, H] by falling length."""
@@ -65,6 +88,10 @@ class _Packing:
     def restored(self, state: Tensor) -> Tensor:
         """The inverse of `ordered`."""
         return torch.empty_like(state).index_copy_(1, self.order, state)
+
+    def final(self, rows: Tensor) -> Tensor:
+        """[N, R, H] -> [N, B, H], of each utterance's last step."""
+        return self.restored(rows.index_select(1, self.last))
 
 
 def _by_direction(weights: Sequence[Tensor], N: int) -> list[Weights]:
@@ -76,6 +103,20 @@ def _by_direction(weights: Sequence[Tensor], N: int) -> list[Weights]:
         peephole = own.pop() if each % 2 else None  # all others come in pairs
         directions.append(Weights(*own)._replace(peephole=peephole))
     return directions
+
+
+def _at_once(N: int) -> list[slice]:
+    """Directions whose steps are taken together, by several threads.
+
+    A single thread rather takes one after the other, and keeps one W_hh at a time in its cache.
+    """
+    together = N if torch.get_num_threads() > 1 else 1
+    return [slice(n, n + together) for n in range(0, N, together)]
+
+
+def _alone(x: Tensor) -> Tensor:
+    """Of a single direction without the first dimension."""
+    return x.squeeze(0)
 
 
 def _bias(w: Weights, cell: str) -> Tensor:
@@ -98,34 +139,39 @@ def recurrence(
     mask: Tensor | None,  # [N, B, H], of h where U sees it
     cell: str,
     save: bool,  # what the backward pass needs
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(y [T, B, N*H], h_n, c_n, gates [N, T*B, G, H], h and what the cell keeps [N, T*B, H]).
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(y [T, B, N*H], h_n, c_n, gates [N, T*B, G, H] and what the cell keeps [N, T*B, H]).
 
-    The last three hold something in their first R rows, or are empty unless `save`.
+    The last two hold something in their first R rows, or are empty unless `save`.
     """
     (T, B, _), (N, _, H) = x.shape, h_0.shape
     packing = _Packing.of(lengths, T, B)
-    sizes, rows = packing.sizes, packing.pack(x)
-    R = len(rows)
-    h_n, c_n = packing.ordered(h_0), packing.ordered(c_0)
+    sizes, R = packing.sizes, sum(packing.sizes)
+    h_0, c_0 = packing.ordered(h_0), packing.ordered(c_0)
     mask = None if mask is None else packing.ordered(mask)
-    y = x.new_empty(R, N, H)
-    spaces = _spaces(x, weights[0], h_0, cell, N if save else 1)
-    for n, w in enumerate(_by_direction(weights, N)):
-        gates, before, kept = (space[n if save else 0, :R] for space in spaces)
-        torch.addmm(_bias(w, cell), rows, w.ih.t(), out=gates.flatten(1))
-        steps = FORWARD[cast(Cell, cell)](gates, w, kept, sizes)
-        outputs, befores = y[:, n].split(sizes), before.split(sizes)
-        h, c = ([state[n, :b] for b in range(B + 1)] for state in (h_n, c_n))
-        for t in packing.frames(n):
-            b = sizes[t]
-            befores[t].copy_(h[b])
-            seen = h[b] if mask is None else h[b] * mask[n, :b]
-            steps.step(t, seen, h[b], c[b])
-            outputs[t].copy_(h[b])
+    groups = _at_once(N)
+    # Without a way back, the second direction overwrites what the first has left.
+    spaces = _spaces(x, weights[0], h_0, cell, N if save else N // len(groups))
+    y, c_n = x.new_empty(N, R, H), torch.empty_like(c_0)
+    directions = _by_direction(weights, N)
+    for some in groups:
+        gates, kept = (space[some if save else slice(None), :R] for space in spaces)
+        for n, w in enumerate(directions[some], some.start):
+            rows, out = packing.pack(x, n), gates[n - some.start].flatten(1)
+            torch.addmm(_bias(w, cell), rows, w.ih.t(), out=out)
+        steps = FORWARD[cast(Cell, cell)](
+            _alone(gates), _alone(c_0[some]), _alone(kept), Recurrent.of(directions[some]), sizes
+        )
+        own = _alone(y[some])
+        outputs, befores = own.split(sizes, -2), before(_alone(h_0[some]), own, sizes)
+        masks = None if mask is None else _alone(mask[some])
+        for t, (h, out) in enumerate(zip(befores, outputs, strict=True)):
+            steps.step(t, h if masks is None else h * masks[..., : sizes[t], :], h, out)
+        if cell in LSTMS:
+            c_n[some] = packing.final(kept)
     if not save:
         spaces = _spaces(x, weights[0], h_0, cell, 0)
-    return packing.unpack(y.flatten(1)), packing.restored(h_n), packing.restored(c_n), *spaces
+    return packing.unpack(y), packing.final(y), c_n, *spaces
 
 
 @recurrence.register_fake
@@ -138,17 +184,14 @@ def _(
     return x.new_empty(T, B, N * H), torch.empty_like(h_0), torch.empty_like(c_0), *spaces
 
 
-def _spaces(
-    x: Tensor, w_ih: Tensor, h_0: Tensor, cell: str, N: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for gates, h before each step and what the cell keeps, of N directions.
+def _spaces(x: Tensor, w_ih: Tensor, h_0: Tensor, cell: str, N: int) -> tuple[Tensor, Tensor]:
+    """Room for gates and what the cell keeps, of N directions.
 
     For all T*B rows, so that its shape does not depend on the lengths.
     """
     rows, H = x.shape[0] * x.shape[1], h_0.shape[2]
     return (
         x.new_empty(N, rows, len(w_ih) // H, H),
-        x.new_empty(N, rows, H),
         x.new_empty(N, rows, H if cell in KEEP else 0),
     )
 
@@ -168,45 +211,57 @@ def recurrence_backward(
     dc_n: Tensor,
     x: Tensor,
     weights: Sequence[Tensor],
+    h_0: Tensor,
+    c_0: Tensor,
     lengths: Tensor | None,
     mask: Tensor | None,
+    y: Tensor,
     gates: Tensor,
-    before: Tensor,
     kept: Tensor,
     cell: str,
     with_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of x (empty unless `with_dx`), h_0, c_0 and the weights."""
-    (T, B, _), (N, _, H) = x.shape, dh_n.shape
+    (T, B, D), (N, _, _) = x.shape, dh_n.shape
     packing = _Packing.of(lengths, T, B)
-    sizes, rows = packing.sizes, packing.pack(x)
-    R = len(rows)
-    dys = packing.pack(dy).unflatten(1, (N, H))
-    dh_0, dc_0 = packing.ordered(dh_n), packing.ordered(dc_n)
+    sizes, R = packing.sizes, sum(packing.sizes)
+    dys = packing.apart(dy, N)
+    h = torch.cat(before(packing.ordered(h_0), packing.apart(y, N), sizes), 1)
+    dh_0, dc_0, c_0 = packing.ordered(dh_n), packing.ordered(dc_n), packing.ordered(c_0)
     mask = None if mask is None else packing.ordered(mask)
-    dx = rows.new_empty(rows.shape if with_dx else (0, 0))
+    seen = h if mask is None else h * torch.cat([mask[:, :b] for b in sizes], 1)
+    dx = x.new_zeros(R, D) if with_dx else x.new_empty(0, 0)
     gradients: list[Tensor] = []
-    for n, w in enumerate(_by_direction(weights, N)):
-        h = before[n, :R]
-        steps = BACKWARD[cast(Cell, cell)](gates[n, :R], w, h, kept[n, :R], sizes)
-        outputs, inner = dys[:, n].split(sizes), steps.inner.split(sizes)
-        seen = h if mask is None else h * torch.cat([mask[n, :b] for b in sizes])
-        for t in packing.frames(n, backwards=True):
-            dh = dh_0[n, : sizes[t]].add_(outputs[t])
-            steps.step(t, dh, dc_0[n, : sizes[t]])
-            if mask is None:
-                dh.addmm_(inner[t], w.hh)
-            else:
-                dh.addcmul_(inner[t] @ w.hh, mask[n, : sizes[t]])
-        outer = steps.outer
-        gradients += [_product(outer, rows), _product(steps.inner, seen)]
-        if w.bias_ih is not None:
-            gradients += [outer.sum(0), steps.inner.sum(0)]
-        if isinstance(steps, LstmBackward) and w.peephole is not None:
-            gradients.append(steps.peepholes())
-        if with_dx:
-            dx.addmm_(outer, w.ih, beta=min(n, 1))
-    dx = packing.unpack(dx) if with_dx else dx
+    directions = _by_direction(weights, N)
+    for some in _at_once(N):
+        stacked = Recurrent.of(directions[some])
+        steps = BACKWARD[cast(Cell, cell)](
+            _alone(gates[some, :R]),
+            _alone(h[some]),
+            _alone(c_0[some]),
+            _alone(kept[some, :R]),
+            stacked,
+            sizes,
+        )
+        outputs, rows = _alone(dys[some]).split(sizes, -2), steps.inner.split(sizes, -2)
+        all_dh, all_dc = _alone(dh_0[some]), _alone(dc_0[some])
+        masks = None if mask is None else _alone(mask[some])
+        for t in reversed(range(T)):
+            b = sizes[t]
+            dh = all_dh[..., :b, :].add_(outputs[t])
+            steps.step(t, dh, all_dc[..., :b, :])
+            through = rows[t] @ stacked.hh
+            dh.add_(through if masks is None else through.mul_(masks[..., :b, :]))
+        outers, inners = (part.reshape(-1, *part.shape[-2:]) for part in (steps.outer, steps.inner))
+        for n, outer, inner in zip(range(N)[some], outers, inners, strict=True):
+            gradients += [_product(outer, packing.pack(x, n)), _product(inner, seen[n])]
+            if directions[n].bias_ih is not None:
+                gradients += [outer.sum(0), inner.sum(0)]
+            if isinstance(steps, LstmBackward) and directions[n].peephole is not None:
+                gradients.append(steps.peepholes().reshape(len(outers), -1)[n - some.start])
+            if with_dx:
+                dx += packing.forwards(outer @ directions[n].ih, n)
+    dx = packing.unpack(dx.unsqueeze(0)) if with_dx else dx
     return dx, packing.restored(dh_0), packing.restored(dc_0), gradients
 
 
@@ -220,16 +275,22 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weights, _, _, lengths, mask, ctx.cell, _ = inputs
-    ctx.save_for_backward(x, lengths, mask, *output[3:], *weights)
-    ctx.mark_non_differentiable(*output[3:])
+    x, weights, h_0, c_0, lengths, mask, ctx.cell, _ = inputs
+    y, _, _, *spaces = output
+    ctx.save_for_backward(x, h_0, c_0, lengths, mask, y, *spaces, *weights)
+    ctx.mark_non_differentiable(*spaces)
+    ctx.set_materialize_grads(False)  # zeros of all spaces would be written, and not read
 
 
-def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tuple[Any, ...]:
-    x, lengths, mask, gates, before, kept, *weights = ctx.saved_tensors
+def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    x, h_0, c_0, lengths, mask, y, gates, kept, *weights = ctx.saved_tensors
+    dy, dh_n, dc_n = (
+        torch.zeros_like(output) if gradient is None else gradient
+        for gradient, output in zip(gradients, (y, h_0, c_0), strict=False)
+    )
     with_dx = ctx.needs_input_grad[0]
     dx, dh_0, dc_0, gradients = recurrence_backward(
-        dy, dh_n, dc_n, x, weights, lengths, mask, gates, before, kept, ctx.cell, with_dx
+        dy, dh_n, dc_n, x, weights, h_0, c_0, lengths, mask, y, gates, kept, ctx.cell, with_dx
     )
     return dx if with_dx else None, gradients, dh_0, dc_0, None, None, None, None
 

@@ -82,8 +82,9 @@ def _suits_packed(
 ) -> bool:
     """Whether `packed` is the fastest here, or the only one that torch.compile can take.
 
-    Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's. It spreads a step
-    over threads, and is fast for few utterances; `packed` leaves the padding out.
+    Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's, whose steps are
+    faster, with several threads above all. With lengths `packed` leaves the padding out, and wins
+    where many utterances have gradients, or one thread has none.
     """
     if x.device.type != "cpu" or weights[0].hr is not None:
         return False
@@ -91,7 +92,9 @@ def _suits_packed(
         return False
     if variant or cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return True
-    return lengths is not None and x.shape[1] >= 16 and torch.get_num_threads() == 1
+    if lengths is None:
+        return False
+    return x.shape[1] >= 16 if torch.is_grad_enabled() else torch.get_num_threads() == 1
 
 
 def layer(

@@ -1,5 +1,6 @@
 """The recurrence of CPUs on packed rows: operators, torch.compile, and many utterances."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,9 +29,11 @@ cells_and_variants = pytest.mark.parametrize(("name", "options"), CELLS + VARIAN
 
 
 @pytest.fixture(autouse=True)
-def _repeatable() -> None:
+def _repeatable() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(2)
+    yield
+    torch.set_num_threads(1)
 
 
 def _flat(result: Any) -> list[torch.Tensor]:
@@ -71,14 +74,44 @@ def test_projection_compiles() -> None:
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @cells
-def test_many_utterances(name: str, options: dict[str, Any]) -> None:
+def test_many_utterances(name: str, options: dict[str, Any], threads: int) -> None:
     """From 16 utterances on the LSTM runs here too; equal lengths stand in the given order."""
+    torch.set_num_threads(threads)
     theirs = getattr(torch.nn, name)(D, 12, bidirectional=True, **options)
     ours = getattr(kernels, name)(D, 12, bidirectional=True, backend="torch", **options)
     ours.load_state_dict(theirs.state_dict())
     lengths = torch.arange(20) % 9 + 1
     assert_matches_torch(ours, theirs, torch.randn(9, 20, D), lengths, initial_states(theirs, 20))
+
+
+@pytest.mark.parametrize("uneven", [False, True], ids=["full", "lengths"])
+@cells_and_variants
+def test_directions_together_as_one_by_one(
+    name: str, options: dict[str, Any], uneven: bool
+) -> None:
+    """Several threads take the steps of both directions together, one takes them in turn."""
+    module = getattr(kernels, name)(
+        D, 5, num_layers=2, bidirectional=True, backend="torch", dtype=torch.float64, **options
+    )
+    x = torch.randn(6, 4, D, dtype=torch.float64, requires_grad=True)
+    lengths = torch.tensor([2, 6, 5, 1]) if uneven else None
+    h_0, *c_0 = initial_states(module, 4)
+    states = (h_0, *c_0) if c_0 else h_0
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        torch.manual_seed(7)  # of the recurrent dropout
+        outputs = _flat(module(x, states, lengths))
+        loss = torch.stack([(value**2).sum() for value in outputs]).sum()
+        gradients = torch.autograd.grad(loss, [x, *module.parameters()])
+        with torch.no_grad():
+            torch.manual_seed(7)
+            alone = _flat(module(x, states, lengths))
+        results.append([*outputs, *gradients, *alone])
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)  # of values near 1
 
 
 def test_sums_of_many_rows_round_as_little_as_torch() -> None:

@@ -44,7 +44,8 @@ class FilterBank(nn.Module):
             1.0,
         )
         self.register_buffer("window", window, persistent=False)
-        self.register_buffer("mel", F.pad(banks, (0, 1)).T.contiguous(), persistent=False)
+        mel = F.pad(banks, (0, 1)).T.repeat_interleave(2, 0)  # a bin's real and imaginary part
+        self.register_buffer("mel", mel, persistent=False)
 
     @property
     def size_of_feature(self) -> int:
@@ -94,11 +95,12 @@ class FilterBank(nn.Module):
         if self.training and self.config.dither:
             windows = windows + self.config.dither * torch.randn_like(windows)
         windows = windows - windows.mean(-1, keepdim=True)
-        emphasised = windows * (1 - _PREEMPHASIS)  # right for the first sample, which has no past
-        emphasised[..., 1:] = windows[..., 1:] - _PREEMPHASIS * windows[..., :-1]
-        spectrum = torch.fft.rfft(emphasised * self.window, n=self.fft_size)
-        power = spectrum.real.square() + spectrum.imag.square()
-        energy: Tensor = (power @ self.mel).clamp(min=torch.finfo(torch.float32).eps)
+        past = windows * _PREEMPHASIS
+        windows[..., 0] -= past[..., 0]  # the first sample is its own past
+        windows[..., 1:] -= past[..., :-1]
+        spectrum = torch.fft.rfft(windows.mul_(self.window), n=self.fft_size)
+        squares = torch.view_as_real(spectrum).flatten(-2).square_()  # re, im, re, im ...
+        energy: Tensor = (squares @ self.mel).clamp(min=torch.finfo(torch.float32).eps)
         return energy.log()
 
 

@@ -125,11 +125,10 @@ def threshold_for(orders: Sequence[Order], grams: float) -> float:
 
 
 def write_arpa(path: Path, orders: Sequence[Order], vocabulary: Sequence[str]) -> None:
-    """Write a model as gzipped ARPA, atomically; log10 with three decimals."""
+    """Write a model as gzipped ARPA; log10 with three decimals."""
     header = "".join(f"ngram {n}={len(order.keys)}\n" for n, order in enumerate(orders, 1))
     with (
-        replacing(path) as partial,
-        partial.open("wb") as raw,
+        path.open("wb") as raw,
         # No name and no time in its header, so that the same model is the same bytes.
         gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as file,
     ):
@@ -238,27 +237,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def make(orders: Sequence[Order], vocabulary: Sequence[str], out: Path, megabytes: float) -> None:
-    """Write the largest pruned model whose file has at most `megabytes`."""
+    """Write the largest pruned model whose file has at most `megabytes`, or nothing."""
     bytes_a_gram = _BYTES_A_GRAM
     everything = sum(len(order.keys) for order in orders)
     tried: set[int] = set()  # n-grams that cost alike go together: some numbers cannot be had
-    while True:
-        grams = min(everything, 0.99 * megabytes * 1e6 / bytes_a_gram)
-        threshold = threshold_for(orders, grams)
-        pruned = keep(orders, prune(orders, threshold))
-        write_arpa(out, pruned, vocabulary)
-        size = out.stat().st_size
-        counts = [len(order.keys) for order in pruned]
-        count = sum(counts)
-        print(f"{out}: {size / 1e6:.2f} MB, n-grams {counts}, threshold {threshold:.2e}")
-        fits = size <= megabytes * 1e6
-        full = size > 0.95 * megabytes * 1e6 or count >= 0.999 * everything or count in tried
-        if fits and full:
-            return
-        if not fits and count == len(vocabulary):
-            raise DataError(f"{out}: {size / 1e6:.3f} MB with single words alone: allow it more")
-        tried.add(count)
-        bytes_a_gram = size / count
+    with replacing(out) as partial:
+        while True:
+            grams = min(everything, 0.99 * megabytes * 1e6 / bytes_a_gram)
+            threshold = threshold_for(orders, grams)
+            pruned = keep(orders, prune(orders, threshold))
+            write_arpa(partial, pruned, vocabulary)
+            size = partial.stat().st_size
+            counts = [len(order.keys) for order in pruned]
+            count = sum(counts)
+            print(f"{out}: {size / 1e6:.2f} MB, n-grams {counts}, threshold {threshold:.2e}")
+            fits = size <= megabytes * 1e6
+            full = size > 0.95 * megabytes * 1e6 or count >= 0.999 * everything or count in tried
+            if fits and full:
+                return
+            if not fits and count == len(vocabulary):
+                raise DataError(
+                    f"{out}: {size / 1e6:.3f} MB with single words alone: allow it more"
+                )
+            tried.add(count)
+            bytes_a_gram = size / count
 
 
 if __name__ == "__main__":

@@ -354,6 +354,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
             [f"{tmp_path}/lexicon.txt", f"{tmp_path}/lm", "--text", f"{tmp_path}/word.txt",
              "--max-megabytes", "0.0001"]
         )  # fmt: skip
+    assert not list(tmp_path.glob("*lm*"))
     with pytest.raises(DataError, match="--order 1: expected at least 2"):
         lm.main([f"{tmp_path}/lexicon.txt", "x", "--text", "none.txt", "--order", "1"])
     with pytest.raises(DataError, match="--order 10"):

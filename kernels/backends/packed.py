@@ -65,13 +65,14 @@ class _Packing:
     def unpack(self, packed: Tensor) -> Tensor:
         """[N, R, F] -> [T, B, N*F], zero past the ends."""
         N, _, F = packed.shape
-        x = packed.new_zeros(len(self.sizes) * self.B, N, F)
+        x = packed.new_zeros(len(self.sizes), self.B, N * F)
+        rows = x.view(-1, N, F)
         for n, frames in enumerate(self.frames[:N]):
             if frames is None:
-                x[:, n] = packed[n]
+                rows[:, n] = packed[n]
             else:
-                x[:, n].index_copy_(0, frames, packed[n])
-        return x.view(-1, self.B, N * F)
+                rows[:, n].index_copy_(0, frames, packed[n])
+        return x  # no view, which the caller could not write into
 
     def apart(self, x: Tensor, N: int) -> Tensor:
         """The inverse of `unpack`."""
@@ -139,10 +140,11 @@ def recurrence(
     mask: Tensor | None,  # [N, B, H], of h where U sees it
     cell: str,
     save: bool,  # what the backward pass needs
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(y [T, B, N*H], h_n, c_n, gates [N, T*B, G, H] and what the cell keeps [N, T*B, H]).
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(y [T, B, N*H], h_n, c_n, gates [N, T*B, G, H], what the cell keeps [N, T*B, H], h [same]).
 
-    The last two hold something in their first R rows, or are empty unless `save`.
+    The last three hold something in their first R rows, or are empty unless `save`. The last one,
+    h after each step, is y in another order: y is the caller's, who may write into it.
     """
     (T, B, _), (N, _, H) = x.shape, h_0.shape
     packing = _Packing.of(lengths, T, B)
@@ -152,7 +154,8 @@ def recurrence(
     groups = _at_once(N)
     # Without a way back, the second direction overwrites what the first has left.
     spaces = _spaces(x, weights[0], h_0, cell, N if save else N // len(groups))
-    y, c_n = x.new_empty(N, R, H), torch.empty_like(c_0)
+    after, c_n = x.new_empty(N, T * B, H), torch.empty_like(c_0)
+    y = after[:, :R]
     directions = _by_direction(weights, N)
     for some in groups:
         gates, kept = (space[some if save else slice(None), :R] for space in spaces)
@@ -171,7 +174,8 @@ def recurrence(
             c_n[some] = packing.final(kept)
     if not save:
         spaces = _spaces(x, weights[0], h_0, cell, 0)
-    return packing.unpack(y), packing.final(y), c_n, *spaces
+    results = packing.unpack(y), packing.final(y), c_n
+    return *results, *spaces, after if save else x.new_empty(0, T * B, H)
 
 
 @recurrence.register_fake
@@ -181,7 +185,8 @@ def _(
     *_, cell, save = others
     (T, B, _), (N, _, H) = x.shape, h_0.shape
     spaces = _spaces(x, weights[0], h_0, cell, N if save else 0)
-    return x.new_empty(T, B, N * H), torch.empty_like(h_0), torch.empty_like(c_0), *spaces
+    results = x.new_empty(T, B, N * H), torch.empty_like(h_0), torch.empty_like(c_0)
+    return *results, *spaces, x.new_empty(N if save else 0, T * B, H)
 
 
 def _spaces(x: Tensor, w_ih: Tensor, h_0: Tensor, cell: str, N: int) -> tuple[Tensor, Tensor]:
@@ -206,28 +211,30 @@ def _product(gates: Tensor, inputs: Tensor) -> Tensor:
 
 @torch.library.custom_op("kernels::packed_recurrence_backward", mutates_args=())
 def recurrence_backward(
-    dy: Tensor,  # [T, B, N*H]
-    dh_n: Tensor,
-    dc_n: Tensor,
+    dy: Tensor | None,  # [T, B, N*H]; None: zero, as of the next two
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
     x: Tensor,
     weights: Sequence[Tensor],
     h_0: Tensor,
     c_0: Tensor,
     lengths: Tensor | None,
     mask: Tensor | None,
-    y: Tensor,
     gates: Tensor,
     kept: Tensor,
+    after: Tensor,
     cell: str,
     with_dx: bool,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     """Gradients of x (empty unless `with_dx`), h_0, c_0 and the weights."""
-    (T, B, D), (N, _, _) = x.shape, dh_n.shape
+    (T, B, D), (N, _, H) = x.shape, h_0.shape
     packing = _Packing.of(lengths, T, B)
     sizes, R = packing.sizes, sum(packing.sizes)
-    dys = packing.apart(dy, N)
-    h = torch.cat(before(packing.ordered(h_0), packing.apart(y, N), sizes), 1)
-    dh_0, dc_0, c_0 = packing.ordered(dh_n), packing.ordered(dc_n), packing.ordered(c_0)
+    dys = x.new_zeros(N, R, H) if dy is None else packing.apart(dy, N)
+    dh_0 = torch.zeros_like(h_0) if dh_n is None else packing.ordered(dh_n)
+    dc_0 = torch.zeros_like(c_0) if dc_n is None else packing.ordered(dc_n)
+    h_0, c_0 = packing.ordered(h_0), packing.ordered(c_0)
+    h = torch.cat(before(h_0, after[:, :R], sizes), 1)
     mask = None if mask is None else packing.ordered(mask)
     seen = h if mask is None else h * torch.cat([mask[:, :b] for b in sizes], 1)
     dx = x.new_zeros(R, D) if with_dx else x.new_empty(0, 0)
@@ -267,32 +274,36 @@ def recurrence_backward(
 
 @recurrence_backward.register_fake
 def _(
-    dy: Tensor, dh_n: Tensor, dc_n: Tensor, x: Tensor, weights: Sequence[Tensor], *others: Any
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h_0: Tensor,
+    c_0: Tensor,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     dx = x.new_empty(x.shape if others[-1] else (0, 0))
-    states = torch.empty_like(dh_n), torch.empty_like(dc_n)
+    states = torch.empty_like(h_0), torch.empty_like(c_0)
     return dx, *states, [torch.empty_like(w) for w in weights]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, weights, h_0, c_0, lengths, mask, ctx.cell, _ = inputs
-    y, _, _, *spaces = output
-    ctx.save_for_backward(x, h_0, c_0, lengths, mask, y, *spaces, *weights)
+    spaces = output[3:]
+    ctx.save_for_backward(x, h_0, c_0, lengths, mask, *spaces, *weights)
     ctx.mark_non_differentiable(*spaces)
     ctx.set_materialize_grads(False)  # zeros of all spaces would be written, and not read
 
 
 def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-    x, h_0, c_0, lengths, mask, y, gates, kept, *weights = ctx.saved_tensors
-    dy, dh_n, dc_n = (
-        torch.zeros_like(output) if gradient is None else gradient
-        for gradient, output in zip(gradients, (y, h_0, c_0), strict=False)
-    )
+    x, h_0, c_0, lengths, mask, gates, kept, after, *weights = ctx.saved_tensors
     with_dx = ctx.needs_input_grad[0]
-    dx, dh_0, dc_0, gradients = recurrence_backward(
-        dy, dh_n, dc_n, x, weights, h_0, c_0, lengths, mask, y, gates, kept, ctx.cell, with_dx
+    dx, dh_0, dc_0, dweights = recurrence_backward(
+        *gradients[:3],
+        *(x, weights, h_0, c_0, lengths, mask, gates, kept, after, ctx.cell, with_dx),
     )
-    return dx if with_dx else None, gradients, dh_0, dc_0, None, None, None, None
+    return dx if with_dx else None, dweights, dh_0, dc_0, None, None, None, None
 
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:

@@ -114,6 +114,30 @@ def test_directions_together_as_one_by_one(
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)  # of values near 1
 
 
+def test_outputs_are_the_callers_to_write_into() -> None:
+    module = kernels.GRU(D, 5, bidirectional=True, backend="torch")
+    x = torch.randn(6, 3, D)
+    expected = torch.autograd.grad(module(x)[0].relu().sum(), list(module.parameters()))
+    got = torch.autograd.grad(module(x)[0].relu_().sum(), list(module.parameters()))
+    for a, b in zip(expected, got, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("output", ["y", "h_n", "c_n"])
+def test_gradient_of_one_output_alone(output: str) -> None:
+    theirs = torch.nn.LSTM(D, 5, bidirectional=True, dtype=torch.float64)
+    ours = kernels.LSTM(D, 5, bidirectional=True, backend="torch", dtype=torch.float64)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(6, 3, D, dtype=torch.float64)
+    gradients = []
+    for module in (theirs, ours):
+        y, (h_n, c_n) = module(x)
+        value = {"y": y, "h_n": h_n, "c_n": c_n}[output]
+        gradients.append(torch.autograd.grad((value**2).sum(), list(module.parameters())))
+    for expected, got in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_sums_of_many_rows_round_as_little_as_torch() -> None:
     theirs = torch.nn.GRU(D, 5)
     ours = kernels.GRU(D, 5, backend="torch")

@@ -32,7 +32,7 @@ _Weights = tuple[float, float, float]  # lm_weight, word_score, prior_weight
 _LM_WEIGHTS = (0.5, 1.5, 2.5, 3.5)
 _WORD_SCORES = (-2.0, 0.0, 2.0)
 _PRIOR_WEIGHTS = (0.0, 0.5)
-# Around the best, one weight at a time; the finer steps after the coarser ones.
+# Around the best; the finer steps after the coarser ones.
 _STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
 _BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
 _BATCH = 64  # utterances of like length that are searched at once
@@ -82,7 +82,7 @@ def tune_lm(
     language_model: Path | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tuning:
-    """Search the weights for the fewest word errors, coarsely and then finely.
+    """Search the weights for the fewest word errors: the present ones, a coarse grid, finer steps.
 
     The network runs once over the utterances; each choice of weights only repeats the search. Of
     equal choices the one nearest to no priors, no word score, no language model is better. The
@@ -175,7 +175,8 @@ def search(
                 on_progress(len(scores))
         return min(scores, key=rank)
 
-    best = measure(itertools.product(_LM_WEIGHTS, _WORD_SCORES, _PRIOR_WEIGHTS))
+    present = config.lm_weight, config.word_score, config.prior_weight
+    best = measure([present, *itertools.product(_LM_WEIGHTS, _WORD_SCORES, _PRIOR_WEIGHTS)])
     for step in _STEPS:
         while True:  # the best may lie outside of what was tried
             center = best
@@ -210,13 +211,17 @@ def _calibrate(
 
 
 def _neighbours(center: _Weights, step: _Weights) -> Iterator[_Weights]:
-    """`center` with one weight a step down or up; only word scores may be negative."""
-    for place, sign in itertools.product(range(3), (-1, 1)):
-        moved = [*center]
-        moved[place] += sign * step[place]
-        if place != 1:
-            moved[place] = max(0.0, moved[place])
-        yield moved[0], moved[1], moved[2]
+    """`center` with one weight a step down or up, or the first two, as one makes up for the other.
+
+    Only word scores may be negative.
+    """
+    for moves in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)):
+        for sign in (-1, 1):
+            lm_weight, word_score, prior_weight = (
+                weight + sign * move * size
+                for weight, move, size in zip(center, moves, step, strict=True)
+            )
+            yield max(0.0, lm_weight), word_score, max(0.0, prior_weight)
 
 
 def _with_weights(config: DecodeConfig, weights: _Weights) -> DecodeConfig:

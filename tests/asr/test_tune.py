@@ -71,6 +71,40 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     assert "greedy path: blank_penalty 0.00\nconfidences: calibration error" in tuning.summary(1)
 
 
+@pytest.mark.parametrize(
+    ("present", "best"),
+    [
+        ({}, (1.75, -1.5)),  # across a valley in which no weight alone finds its way
+        ({"lm_weight": 0.3, "word_score": 7.0, "prior_weight": 0.1}, (0.3, 7.0)),
+    ],
+    ids=["valley", "present"],
+)
+def test_weights_are_sought_together_and_from_the_present_ones(
+    present: dict[str, float],
+    best: tuple[float, float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def score(decode: DecodeConfig, *_: object) -> ErrorRate:
+        lm_weight, word_score = decode.lm_weight, decode.word_score
+        across = abs(lm_weight - word_score / 2 - 2.5)
+        errors = int(20 * across) + int(4 * abs(lm_weight - 1.75))
+        return ErrorRate(0 if (lm_weight, word_score) == (0.3, 7.0) else errors, 0, 0, 100)
+
+    monkeypatch.setattr("asr.tune._score", score)
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    tuning = search(
+        DecodeConfig.model_validate(present),
+        partial(BeamDecoder, graph=graph),
+        [spoken("SEE", {})],
+        ["SEE"],
+    )
+    decode = tuning.best.decode
+    assert (decode.lm_weight, decode.word_score) == best
+    assert tuning.best.score.errors == 0
+
+
 def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
     graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")

@@ -24,7 +24,7 @@ class FilterBank(nn.Module):
     """
 
     window: Tensor  # [W]
-    mel: Tensor  # [F, M]
+    mel: Tensor  # [2 F, M], each bin twice
 
     def __init__(self, config: FeatureConfig) -> None:
         super().__init__()

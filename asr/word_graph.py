@@ -22,8 +22,8 @@ from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 Spelling = tuple[int, ...]  # units of a word
 
 _NOT_WORDS = {"<s>", "</s>", "<unk>"}
-# Words with one spelling, of which flashlight's tree holds six at most. With three the search took
-# a tenth less time, and had -0.2 to 0 % more of the words of development speech wrong.
+# Words with one spelling, of which flashlight's tree holds six at most. With three the search asks
+# the language model less, and had as many of the words of development speech right (RESULTS.md).
 _HOMOPHONES = 3
 # Of a word's log10-probability alone, what a path pays while the word is not yet known; the rest
 # follows at its end, with what the words before make of it. With all of it

@@ -185,7 +185,7 @@ def _(
     *_, cell, save = others
     (T, B, _), (N, _, H) = x.shape, h_0.shape
     spaces = _spaces(x, weights[0], h_0, cell, N if save else 0)
-    results = x.new_empty(T, B, N * H), torch.empty_like(h_0), torch.empty_like(c_0)
+    results = x.new_empty(T, B, N * H), h_0.new_empty(h_0.shape), c_0.new_empty(c_0.shape)
     return *results, *spaces, x.new_empty(N if save else 0, T * B, H)
 
 
@@ -230,10 +230,10 @@ def recurrence_backward(
     (T, B, D), (N, _, H) = x.shape, h_0.shape
     packing = _Packing.of(lengths, T, B)
     sizes, R = packing.sizes, sum(packing.sizes)
+    h_0, c_0 = packing.ordered(h_0), packing.ordered(c_0)
     dys = x.new_zeros(N, R, H) if dy is None else packing.apart(dy, N)
     dh_0 = torch.zeros_like(h_0) if dh_n is None else packing.ordered(dh_n)
     dc_0 = torch.zeros_like(c_0) if dc_n is None else packing.ordered(dc_n)
-    h_0, c_0 = packing.ordered(h_0), packing.ordered(c_0)
     h = torch.cat(before(h_0, after[:, :R], sizes), 1)
     mask = None if mask is None else packing.ordered(mask)
     seen = h if mask is None else h * torch.cat([mask[:, :b] for b in sizes], 1)
@@ -284,8 +284,9 @@ def _(
     *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
     dx = x.new_empty(x.shape if others[-1] else (0, 0))
-    states = torch.empty_like(h_0), torch.empty_like(c_0)
-    return dx, *states, [torch.empty_like(w) for w in weights]
+    # Whatever the strides of what they belong to, gradients are contiguous.
+    dh_0, dc_0, *dweights = (t.new_empty(t.shape) for t in (h_0, c_0, *weights))
+    return dx, dh_0, dc_0, dweights
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

@@ -84,7 +84,7 @@ def _suits_packed(
 
     Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's, whose steps are
     faster, with several threads above all. With lengths `packed` leaves the padding out, and wins
-    where many utterances have gradients, or one thread has none.
+    where gradients are enabled for many utterances, or disabled on one thread.
     """
     if x.device.type != "cpu" or weights[0].hr is not None:
         return False

@@ -30,7 +30,7 @@ def products(job: Job) -> Rival:
     ]
 
     def steps(left: Tensor, right: Tensor) -> None:
-        lefts = torch.stack([left, left])
+        lefts = left[: alive[0]].expand(2, -1, -1).contiguous()
         for count in alive:
             torch.bmm(lefts[:, :count], right)
 

@@ -264,7 +264,9 @@ def test_of_many_homophones_the_likeliest_stay(
         f"-99\t<s>\n-1\t</s>\n-3\t<unk>\n{grams}\n\n\\2-grams:\n-1\tWI WI\n\n\\end\\\n"
     )
     tokenizer = PhonemeTokenizer(Lexicon((word, ["W", "IY"]) for word in words))
-    decoder = BeamDecoder(BEAM, load_word_graph(tokenizer, model))
+    graph = load_word_graph(tokenizer, model)
+    assert graph.words == tuple(words[:-4:-1])
+    decoder = BeamDecoder(BEAM, graph)
     assert decode(decoder, emissions(tokenizer, "W IY")).words == (words[-1],)
     assert capfd.readouterr() == ("", "")  # neither KenLM nor the tree says anything
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import kernels
 from kernels.backends import packed
@@ -92,26 +93,50 @@ def test_directions_together_as_one_by_one(
     name: str, options: dict[str, Any], uneven: bool
 ) -> None:
     """Several threads take the steps of both directions together, one takes them in turn."""
-    module = getattr(kernels, name)(
-        D, 5, num_layers=2, bidirectional=True, backend="torch", dtype=torch.float64, **options
+    module, definition = (
+        getattr(kernels, name)(
+            D, 5, num_layers=2, bidirectional=True, backend=backend, dtype=torch.float64, **options
+        )
+        for backend in ("torch", "reference")
     )
+    definition.load_state_dict(module.state_dict())
     x = torch.randn(6, 4, D, dtype=torch.float64, requires_grad=True)
     lengths = torch.tensor([2, 6, 5, 1]) if uneven else None
-    h_0, *c_0 = initial_states(module, 4)
-    states = (h_0, *c_0) if c_0 else h_0
+    initial = [state.requires_grad_() for state in initial_states(module, 4)]
+    states = tuple(initial) if len(initial) > 1 else initial[0]
     results = []
-    for threads in (1, 2):
+    for layer, threads in ((definition, 1), (module, 1), (module, 2)):
         torch.set_num_threads(threads)
         torch.manual_seed(7)  # of the recurrent dropout
-        outputs = _flat(module(x, states, lengths))
+        outputs = _flat(layer(x, states, lengths))
         loss = torch.stack([(value**2).sum() for value in outputs]).sum()
-        gradients = torch.autograd.grad(loss, [x, *module.parameters()])
+        gradients = torch.autograd.grad(loss, [x, *initial, *layer.parameters()])
         with torch.no_grad():
             torch.manual_seed(7)
-            alone = _flat(module(x, states, lengths))
+            alone = _flat(layer(x, states, lengths))
         results.append([*outputs, *gradients, *alone])
-    for expected, got in zip(*results, strict=True):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)  # of values near 1
+    for expected, one_by_one, together in zip(*results, strict=True):
+        torch.testing.assert_close(one_by_one, expected, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(together, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("used", [(0, 1, 2), (0,), (1,)], ids=["all", "y", "h_n"])
+def test_compilers_are_told_the_strides(used: tuple[int, ...]) -> None:
+    def run() -> list[tuple[int, ...]]:
+        h_0, c_0 = (torch.randn(3, 2, 4).transpose(0, 1).requires_grad_() for _ in range(2))
+        weights = [
+            torch.randn(*shape).t().requires_grad_() for shape in ((D, 16), (4, 16)) for _ in "fb"
+        ]
+        weights = [weights[0], weights[2], weights[1], weights[3]]
+        x = torch.randn(5, 3, D, requires_grad=True)
+        results = packed.recurrence(x, weights, h_0, c_0, None, None, "lstm", True)
+        loss = torch.stack([results[number].sum() for number in used]).sum()
+        gradients = torch.autograd.grad(loss, [x, h_0, c_0, *weights])
+        return [value.stride() for value in (*results, *gradients)]
+
+    real = run()
+    with FakeTensorMode():
+        assert run() == real
 
 
 def test_outputs_are_the_callers_to_write_into() -> None:

@@ -179,6 +179,9 @@ class DecodeConfig(_Table):
     word_score: float = 0.0
     prior_weight: float = Field(0.0, ge=0)  # of log_priors, subtracted from the log-probabilities
     log_priors: tuple[float, ...] = ()  # of the units; empty: none are subtracted
+    rescore_weight: float = Field(0.0, ge=0)  # of asr/rescoring.py's ln p; 0: no second pass
+    rescore_ngram: float = Field(1.0, ge=0, le=1)  # share of lm_weight that stays in that pass
+    rescore_word_score: float = 0.0  # added for each word in that pass
     confidence: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights, see asr/confidence.py
 
 

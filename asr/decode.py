@@ -11,10 +11,11 @@ from torch import Tensor
 
 from asr.config import DecodeConfig
 from asr.errors import DataError
+from asr.rescoring import Rescorer, load_rescorer
 from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import SEPARATOR, PhonemeTokenizer, Tokenizer
 from asr.word_graph import WordGraph, find_language_model
-from asr.word_search import BLANK, Columns, Hypothesis, WordSearch
+from asr.word_search import BLANK, Alternatives, Columns, Hypothesis, WordSearch, best_of
 
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
 _MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
@@ -135,10 +136,16 @@ class BeamDecoder:
 
     Frames of near-certain blank are passed over but for the first of a run, which changes no path
     worth having and makes the search faster by their share.
+
+    With a `rescorer` the hypotheses of the search get a second score, see `Rescorer`.
     """
 
     def __init__(
-        self, config: DecodeConfig, graph: WordGraph, processes: SearchProcesses | None = None
+        self,
+        config: DecodeConfig,
+        graph: WordGraph,
+        processes: SearchProcesses | None = None,
+        rescorer: Rescorer | None = None,
     ) -> None:
         if len(config.log_priors) not in (0, graph.num_units):
             raise DataError(
@@ -149,9 +156,17 @@ class BeamDecoder:
         self._search = WordSearch(config, graph)
         self._graph = graph
         self._processes = processes
+        self._rescorer = rescorer
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch, its utterances one after the other unless there are processes."""
+        found = self.alternatives(log_probs, lengths)
+        if self._rescorer:
+            found = self._rescorer(found, self._search.config)
+        return [best_of(hypotheses) for hypotheses in found]
+
+    def alternatives(self, log_probs: Tensor, lengths: Tensor) -> list[Alternatives]:
+        """What the search finds in each utterance of a batch, best first."""
         log_probs = (log_probs.detach().float().cpu() - self._log_priors).log_softmax(-1)
         utterances = [
             self._columns(utterance[:length])
@@ -211,17 +226,21 @@ def build_decoder(
     Args:
         config: method, beam and weights.
         tokenizer: the model's.
-        directory: model directory with `lm.arpa.gz` or `lm.arpa`, read for beam search.
-        language_model: an ARPA model to use in place of the directory's.
+        directory: model directory with `lm.arpa.gz` or `lm.arpa`, read for beam search, and with
+            a recurrent language model where `config` gives it a weight.
+        language_model: an ARPA model to use in place of the directory's models.
         hotwords: normalised words and their bonuses, see `load_word_graph`.
 
     Raises:
         DataError: beam search, and the lexicon or the language model is missing or unreadable.
+        ModelError: the recurrent language model is.
     """
     if config.method == "greedy":
         return GreedyDecoder(tokenizer, config.blank_penalty)
     words = Vocabulary(tokenizer, language_model or find_language_model(directory), hotwords)
-    return BeamDecoder(config, words.load(), processes_for(words))
+    second_pass = config.rescore_weight > 0 and language_model is None
+    rescorer = load_rescorer(directory, hotwords) if second_pass else None
+    return BeamDecoder(config, words.load(), processes_for(words), rescorer)
 
 
 def processes_for(words: Vocabulary) -> SearchProcesses:

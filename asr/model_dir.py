@@ -3,6 +3,7 @@
 model.safetensors   weights (float16 or float32)      config.toml   the recipe that made it
 tokens.txt          the units, blank first            lexicon.txt   phoneme models
 subwords.model      subword models (sentencepiece)    lm.arpa.gz    n-gram model, if any
+rescorer.*          recurrent language model, if any: see asr/rescoring.py
 README.md           model card
 """
 

@@ -24,7 +24,7 @@ from typing import IO, Any
 from asr.errors import AsrError
 from asr.tokenizer import Tokenizer
 from asr.word_graph import WordGraph, load_word_graph
-from asr.word_search import Columns, Hypothesis, WordSearch
+from asr.word_search import Alternatives, Columns, WordSearch
 
 _WORTH_STARTING = 2.0  # seconds spent on searching here: about what a process needs to be ready
 # Modules are looked for where this process finds them, whatever lies in the working directory.
@@ -53,7 +53,7 @@ class Vocabulary:
 class _Task:
     search: WordSearch  # this process's: says how to search
     columns: Columns
-    found: Future[Hypothesis]
+    found: Future[Alternatives]
 
 
 _Tasks = SimpleQueue[_Task | None]
@@ -81,9 +81,9 @@ class SearchProcesses:
         self._seconds = 0.0  # spent on searching here
         self.ready = threading.Event()  # one of the processes, at least, has been
 
-    def map(self, search: WordSearch, utterances: Iterable[Columns]) -> list[Hypothesis]:
+    def map(self, search: WordSearch, utterances: Iterable[Columns]) -> list[Alternatives]:
         """What `search` finds in each utterance."""
-        found: list[Future[Hypothesis]] = []
+        found: list[Future[Alternatives]] = []
         try:
             for columns in utterances:
                 found.append(Future())
@@ -97,13 +97,13 @@ class SearchProcesses:
                 future.cancel()
             raise
 
-    def _here(self, search: WordSearch, columns: Columns) -> Hypothesis:
+    def _here(self, search: WordSearch, columns: Columns) -> Alternatives:
         start = time.perf_counter()
-        hypothesis = search(columns)
+        found = search(columns)
         self._seconds += time.perf_counter() - start
         if self._seconds > _WORTH_STARTING and self._owner == os.getpid():
             self.start()
-        return hypothesis
+        return found
 
     def start(self) -> None:
         """Start the processes, if nobody has; they are used as soon as they are ready."""
@@ -180,12 +180,12 @@ class _Process:
             self.end()
             raise
 
-    def search(self, task: _Task) -> Hypothesis:
+    def search(self, task: _Task) -> Alternatives:
         """What is found in the task's utterance."""
         if not self._answers.closed:
             try:
                 question = (task.search.config, task.columns)
-                found: Hypothesis = self._ask(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
+                found: Alternatives = self._ask(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
             except Exception as error:  # whatever it is, question and answer are out of step
                 _log.warning("a process of the search failed, this one does its work: %s", error)
                 self.end()

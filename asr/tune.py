@@ -15,18 +15,19 @@ from asr.audio import read_audio
 from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder, Decoder, greedy_decode, processes_for
+from asr.decode import BeamDecoder, greedy_decode, processes_for
 from asr.errors import DataError
 from asr.files import write_text
 from asr.metrics import ErrorRate, error_rate, right_words, word_error_rate
 from asr.model_dir import Packaged
+from asr.rescoring import Rescorer, has_rescorer, load_rescorer, second_score
 from asr.search_processes import Vocabulary
 from asr.text import normalize
 from asr.tokenizer import Tokenizer
 from asr.word_graph import find_language_model
-from asr.word_search import Hypothesis
+from asr.word_search import Alternatives, best_of
 
-_Build = Callable[[DecodeConfig], Decoder]
+_Build = Callable[[DecodeConfig], BeamDecoder]
 _Weights = tuple[float, float, float]  # lm_weight, word_score, prior_weight
 
 _LM_WEIGHTS = (0.5, 1.5, 2.5, 3.5)
@@ -35,6 +36,9 @@ _PRIOR_WEIGHTS = (0.0, 0.5)
 # Around the best; the finer steps after the coarser ones.
 _STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
 _BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
+_RESCORE_WEIGHTS = tuple(tenths / 10 for tenths in range(11))
+_RESCORE_NGRAMS = tuple(quarters / 4 for quarters in range(5))
+_RESCORE_WORD_SCORES = tuple(halves / 2 for halves in range(-3, 4))
 _BATCH = 64  # utterances of like length that are searched at once
 
 
@@ -51,6 +55,7 @@ class Tuning:
     """What `tune_lm` tried, best first; only the first has the weights of confidences."""
 
     trials: tuple[Trial, ...]
+    second_pass: ErrorRate | None  # of the best weights with those of the second pass, if any
     calibration_error: float  # of the confidences, on the speech that they were fitted to
 
     @property
@@ -68,8 +73,18 @@ class Tuning:
             f"{trial.score.reference_length})"
             for trial in self.trials[:rows]
         )
+        second = ""
+        if self.second_pass:
+            decode = self.best.decode
+            second = (
+                f"second pass: rescore_weight {decode.rescore_weight:.2f}  "
+                f"rescore_ngram {decode.rescore_ngram:.2f}  "
+                f"rescore_word_score {decode.rescore_word_score:.2f}  "
+                f"WER {100 * self.second_pass.rate:.2f} %\n"
+            )
         return (
             f"{trials}\n"
+            f"{second}"
             f"greedy path: blank_penalty {self.best.decode.blank_penalty:.2f}\n"
             f"confidences: calibration error {self.calibration_error:.3f}"
         )
@@ -87,12 +102,13 @@ def tune_lm(
     The network runs once over the utterances; each choice of weights only repeats the search. Of
     equal choices the one nearest to no priors, no word score, no language model is better. The
     priors are the mean of the emissions. The blank's penalty is the one that leaves the greedy path
-    the fewest errors, which the search has no part in.
+    the fewest errors, which the search has no part in. If the model has a recurrent language model,
+    the weights of its pass over what the search then finds come last.
 
     Args:
         packaged: the model; its beam stays as configured.
         utterances: development set with transcripts. Not a test set: its score would lie.
-        language_model: an ARPA model in place of the one in the model directory.
+        language_model: an ARPA model in place of those in the model directory.
         on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
@@ -115,7 +131,9 @@ def tune_lm(
     build = partial(BeamDecoder, graph=graph, processes=processes_for(words))
     penalty = fit_blank_penalty(packaged.tokenizer, emissions, references)
     config = packaged.config.decode.model_copy(update={"blank_penalty": penalty})
-    return search(config, build, emissions, references, on_progress)
+    second_pass = language_model is None and has_rescorer(packaged.directory)
+    rescorer = load_rescorer(packaged.directory) if second_pass else None
+    return search(config, build, emissions, references, rescorer, on_progress)
 
 
 def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V]
@@ -156,6 +174,7 @@ def search(
     build: _Build,
     emissions: Sequence[Tensor],  # [1, T', V] each
     references: Sequence[str],
+    rescorer: Rescorer | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Tuning:
     """`tune_lm` over emissions that are there already, with decoders by `build`."""
@@ -187,21 +206,63 @@ def search(
         Trial(_with_weights(config, weights), scores[weights])
         for weights in sorted(scores, key=rank)
     ]
-    weights, error = _calibrate(trials[0].decode, build, emissions, references)
-    trials[0] = replace(
-        trials[0], decode=trials[0].decode.model_copy(update={"confidence": weights})
+    decode, second_pass = trials[0].decode, None
+    found = _alternatives(decode, build, emissions)
+    if rescorer:
+        log_probs = rescorer.log_probs(found)
+        decode, second_pass = fit_second_pass(decode, found, log_probs, references)
+        found = rescorer(found, decode)
+    weights, error = _calibrate(found, emissions, references)
+    trials[0] = replace(trials[0], decode=decode.model_copy(update={"confidence": weights}))
+    return Tuning(tuple(trials), second_pass, error)
+
+
+def fit_second_pass(
+    config: DecodeConfig,
+    found: Sequence[Alternatives],
+    log_probs: Sequence[Sequence[float]],  # of each hypothesis, by a `Rescorer`
+    references: Sequence[str],
+) -> tuple[DecodeConfig, ErrorRate]:
+    """Weights of the second pass with the fewest word errors, of equal ones the least."""
+    errors = [
+        [word_error_rate([reference], [" ".join(said.words)]) for said in hypotheses]
+        for reference, hypotheses in zip(references, found, strict=True)
+    ]
+    utterances = [
+        list(zip(*utterance, strict=True))
+        for utterance in zip(found, log_probs, errors, strict=True)
+    ]
+
+    def score(decode: DecodeConfig) -> ErrorRate:
+        picked = (
+            max(utterance, key=lambda entry: second_score(entry[0], entry[1], decode))[2]
+            for utterance in utterances
+        )
+        return sum(picked, ErrorRate())
+
+    names = ("rescore_weight", "rescore_ngram", "rescore_word_score")
+    choices = [
+        config.model_copy(update=dict(zip(names, weights, strict=True)))
+        for weights in itertools.product(_RESCORE_WEIGHTS, _RESCORE_NGRAMS, _RESCORE_WORD_SCORES)
+    ]
+    scores = [(score(decode), decode) for decode in choices]
+    best, decode = min(
+        scores,
+        key=lambda entry: (
+            entry[0].errors,
+            entry[1].rescore_weight,
+            abs(entry[1].rescore_word_score),
+            -entry[1].rescore_ngram,
+        ),
     )
-    return Tuning(tuple(trials), error)
+    return decode, best
 
 
 def _calibrate(
-    config: DecodeConfig,
-    build: _Build,
-    emissions: Sequence[Tensor],
-    references: Sequence[str],
+    found: Sequence[Alternatives], emissions: Sequence[Tensor], references: Sequence[str]
 ) -> tuple[Weights, float]:
     """Weights of the confidences, and the calibration error that they leave."""
-    hypotheses = _hypotheses(config, build, emissions)
+    hypotheses = [best_of(alternatives) for alternatives in found]
     known = torch.cat(
         [evidence(said, heard[0]) for said, heard in zip(hypotheses, emissions, strict=True)]
     )
@@ -235,20 +296,20 @@ def _score(
     emissions: Sequence[Tensor],
     references: Sequence[str],
 ) -> ErrorRate:
-    hypotheses = _hypotheses(config, build, emissions)
-    return word_error_rate(references, [" ".join(said.words) for said in hypotheses])
+    found = _alternatives(config, build, emissions)
+    return word_error_rate(references, [" ".join(best.words) for best, *_ in found])
 
 
-def _hypotheses(
+def _alternatives(
     config: DecodeConfig, build: _Build, emissions: Sequence[Tensor]
-) -> list[Hypothesis]:
+) -> list[Alternatives]:
     decoder = build(config)
     lengths = torch.tensor([log_probs.shape[1] for log_probs in emissions])
-    hypotheses: dict[int, Hypothesis] = {}
+    found: dict[int, Alternatives] = {}
     for rows in lengths.argsort().split(_BATCH):
         batch = pad_sequence([emissions[row][0] for row in rows], batch_first=True)
-        hypotheses |= zip(rows.tolist(), decoder(batch, lengths[rows]), strict=True)
-    return [hypotheses[row] for row in range(len(emissions))]
+        found |= zip(rows.tolist(), decoder.alternatives(batch, lengths[rows]), strict=True)
+    return [found[row] for row in range(len(emissions))]
 
 
 def save_weights(packaged: Packaged, trial: Trial) -> None:

@@ -20,7 +20,7 @@ from asr.config import DecodeConfig
 from asr.word_graph import WordGraph
 
 BLANK = 0
-_ALTERNATIVES = 20  # hypotheses that have a say in how sure a word is
+_ALTERNATIVES = 20  # hypotheses that are read: for a second pass, and for how sure a word is
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class Hypothesis:
     frames: tuple[int, ...]  # frame of each token's first emission
     score: float  # greedy: log-probability of the path; beam: with the language model's part
     word_frames: tuple[tuple[int, int], ...]  # first frame, last frame + 1 of each word
+    lm_score: float = 0.0  # beam: log10-probability that the n-gram gives the words
     agreement: tuple[float, ...] = ()  # beam: of each word, share of the best hypotheses with it
+
+
+Alternatives = tuple[Hypothesis, ...]  # of one utterance, best first
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,14 @@ class WordSearch:
         # is in Python: two searches at once end in a segmentation fault.
         self._one_at_a_time = threading.Lock()
 
-    def __call__(self, columns: Columns) -> Hypothesis:
-        """Search one utterance; threads take turns."""
+    def __call__(self, columns: Columns) -> Alternatives:
+        """Search one utterance; threads take turns. There is at least one hypothesis."""
         if not columns.frames:
-            return Hypothesis((), (), (), 0.0, ())
+            return (Hypothesis((), (), (), 0.0, ()),)
         with self._one_at_a_time:
             emissions = columns.emissions
             results = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
-            best, *others = (
-                self._read(result, columns.frames) for result in results[:_ALTERNATIVES]
-            )
-        return replace(best, agreement=tuple(_agreement(best, others)))
+            return tuple(self._read(result, columns.frames) for result in results[:_ALTERNATIVES])
 
     def _read(self, result: Any, kept: Sequence[int]) -> Hypothesis:
         """Read the best path; flashlight adds a step before the first frame and after the last."""
@@ -102,8 +103,19 @@ class WordSearch:
                 start = None
             previous = token
         return Hypothesis(
-            tuple(words), tuple(tokens), tuple(frames), result.score, tuple(word_frames)
+            tuple(words),
+            tuple(tokens),
+            tuple(frames),
+            result.score,
+            tuple(word_frames),
+            result.lmScore,
         )
+
+
+def best_of(alternatives: Alternatives) -> Hypothesis:
+    """The first, with how far the others agree."""
+    best, *others = alternatives
+    return replace(best, agreement=tuple(_agreement(best, others)))
 
 
 def _agreement(best: Hypothesis, others: Sequence[Hypothesis]) -> Iterator[float]:

@@ -102,7 +102,8 @@ Greedy = Annotated[
     bool, typer.Option("--greedy", help="Most likely units: no beam, lexicon or language model.")
 ]
 LanguageModel = Annotated[
-    Path | None, typer.Option("--lm", help="ARPA file of words, in place of the model's own.")
+    Path | None,
+    typer.Option("--lm", help="ARPA file of words, in place of the model's language models."),
 ]
 LmWeight = Annotated[float | None, typer.Option(help="Weight of the language model.")]
 WordScore = Annotated[float | None, typer.Option(help="Added for each word of a hypothesis.")]

@@ -137,13 +137,13 @@ def load_model(
         lm_weight: weight of the language model; it and the next two are of beam search only.
         word_score: added for each word of a hypothesis.
         beam_size: hypotheses kept after each frame.
-        language_model: an ARPA file in place of the model's own; it and `hotwords` need, and
-            imply, beam search.
-        hotwords: words that are expected, and what is added to the log10-probability that the
+        language_model: an ARPA file in place of the model's language models; it and `hotwords`
+            need, and imply, beam search.
+        hotwords: words that are expected, and what is added to the log10-probability that a
             language model gives them; 4 is a good start.
 
     Raises:
-        ModelError: no such model, or one that is incomplete.
+        ModelError: no such model, or one that is incomplete or damaged.
         ConfigError: a bad value, no such device, or greedy decoding with what it has no use for.
         DataError: the lexicon or the language model is missing or wrong.
     """

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +16,12 @@ from asr.decode import BeamDecoder, GreedyDecoder
 from asr.errors import DataError
 from asr.metrics import ErrorRate
 from asr.model_dir import load_model_dir
+from asr.rescoring import Rescorer
 from asr.tokenizer import CharacterTokenizer
 from asr.transcribe import load_model
 from asr.tune import Trial, fit_blank_penalty, save_weights, search, tune_lm
 from asr.word_graph import load_word_graph
+from asr.word_search import Alternatives
 
 torch.set_num_threads(1)
 
@@ -103,6 +106,34 @@ def test_weights_are_sought_together_and_from_the_present_ones(
     decode = tuning.best.decode
     assert (decode.lm_weight, decode.word_score) == best
     assert tuning.best.score.errors == 0
+
+
+def test_a_second_pass_is_weighed_by_what_it_makes_right(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    emissions = [spoken("SEA", {2: "E"})] * 2  # to the search they are the same
+    said = ["SEA", "SEE"]
+    build = partial(BeamDecoder, graph=graph)
+
+    class Second(Rescorer):
+        def __init__(self) -> None:
+            pass
+
+        def log_probs(self, found: Sequence[Alternatives]) -> list[list[float]]:
+            return [
+                [-4.0 * (hypothesis.words != (word,)) for hypothesis in hypotheses]
+                for hypotheses, word in zip(found, said, strict=True)
+            ]
+
+    tuning = search(DecodeConfig(), build, emissions, said, Second())
+    assert tuning.best.score.errors == 1
+    assert tuning.second_pass == ErrorRate(0, 0, 0, 2)
+    decode = tuning.best.decode
+    assert decode.rescore_weight > 0
+    assert f"second pass: rescore_weight {decode.rescore_weight:.2f}" in tuning.summary()
+    alone = search(DecodeConfig(), build, emissions, said)
+    assert alone.second_pass is None
+    assert "second pass" not in alone.summary()
 
 
 def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:

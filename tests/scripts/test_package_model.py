@@ -1,14 +1,18 @@
 import gzip
+import io
 from pathlib import Path
 
 import package_model
 import pytest
+import sentencepiece
 import torch
 
 from asr.config import Config, FeatureConfig, ModelConfig
+from asr.errors import ModelError
 from asr.lexicon import Lexicon
 from asr.model import AcousticModel
 from asr.model_dir import load_model_dir, save_model_dir
+from asr.rescoring import RESCORER_FILES, SubwordModel, has_rescorer, save_rescorer
 from asr.tokenizer import PhonemeTokenizer
 
 ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-1 <s>\n-1 </s>\n-2 <unk>\n-0.5 TEA\n\n\\end\\\n"
@@ -46,6 +50,26 @@ def test_the_parts_come_together(parts: Path) -> None:
     assert "SEE" in packaged.tokenizer.lexicon
     assert (packaged.directory / "README.md").read_text() == "# card\n"
     assert (packaged.directory / "lm.arpa.gz").is_file()
+
+
+def test_a_rescorer_comes_along(parts: Path) -> None:
+    assert not has_rescorer(_package(parts))
+    files = (parts / "model", parts / "lexicon.txt", parts / "small.arpa.gz")
+    save_rescorer(parts / "rescorer", SubwordModel(8, 2, 3), b"no pieces")
+    with pytest.raises(ModelError, match="second language model"):
+        package_model.package(*files, "", parts / "packaged", parts / "rescorer")
+    save_rescorer(parts / "rescorer", SubwordModel(8, 2, 3), _pieces())
+    package_model.package(*files, "", parts / "packaged", parts / "rescorer")
+    for name in RESCORER_FILES:
+        assert (parts / "packaged" / name).read_bytes() == (parts / "rescorer" / name).read_bytes()
+
+
+def _pieces() -> bytes:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["A TEA"] * 9), model_writer=model, vocab_size=8, minloglevel=2
+    )
+    return model.getvalue()
 
 
 def test_a_language_model_must_be_packed(parts: Path) -> None:

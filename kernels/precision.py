@@ -36,16 +36,18 @@ def current_precision() -> Precision:
 @contextmanager
 def float32_products(precision: str | None) -> Iterator[None]:
     """torch's own float32 products on a GPU in this precision, ieee or tf32, unless None."""
-    if precision is None:
-        yield
-        return
     products = torch.backends.cuda.matmul
     before = products.fp32_precision
+    if precision in (None, before):
+        yield
+        return
+    products.fp32_precision = "none"
+    inherited = products.fp32_precision == before  # of torch.backends' own switch, as it will be
     products.fp32_precision = precision
     try:
         yield
     finally:
-        products.fp32_precision = before
+        products.fp32_precision = "none" if inherited else before
 
 
 def _in_hardware(dtype: torch.dtype) -> bool:

@@ -49,7 +49,7 @@ PRECISIONS = {
     "bf16": Precision(torch.bfloat16),
 }
 SHAPES = [(3, 63, 5), (17, 50, 100)]  # B, T, H
-MORE_SHAPES = [(1, 1, 1), (33, 2, 48), (5, 100, 320)]
+MORE_SHAPES = [(1, 1, 1), (17, 50, 16), (33, 2, 48), (5, 100, 320)]
 BENCHMARKED = [320, 512, 768, 1024]  # H
 
 

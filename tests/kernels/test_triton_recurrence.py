@@ -128,9 +128,7 @@ def test_the_watch_outlives_inference_mode() -> None:
     """It is made in the first call on a device, which may be in inference mode or not."""
     with torch.inference_mode():
         watch = _Watch(torch.device("cpu"))
-    watch.look()
     watch.lost += 1
-    watch.look()
     with pytest.raises(RuntimeError, match="waited in vain"):
         watch.check()
     watch.check()

@@ -122,26 +122,23 @@ def run(
                 kernel[(plan.slices * groups, directions)](
                     *tensors, watch.lost, batch, group, first, last, POLL_LIMIT, **constants
                 )
-    if plan.persistent:
-        watch.look()
 
 
 class _Watch:
-    """Whether a program of this device has ever given up waiting, told without a wait for it."""
+    """Whether a program of this device has ever given up waiting, told without a wait for it.
+
+    The flag lies in the host's memory, where kernels write through its pinned page: on the device
+    it would come from the pool of whatever is called first, a CUDA graph's perhaps.
+    """
 
     def __init__(self, device: torch.device) -> None:
         with torch.inference_mode(False):  # for later calls outside of it, whatever the first is in
-            self.lost = torch.zeros(1, dtype=torch.int32, device=device)
-            self._seen = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
-
-    def look(self) -> None:
-        """Fetch the flag in its turn, after the launch."""
-        self._seen.copy_(self.lost, non_blocking=True)
+            pin = device.type == "cuda"
+            self.lost = torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=pin)
 
     def check(self) -> None:
-        """Raise if what was fetched by now says so."""
-        if self._seen.item():
-            self._seen.zero_()
+        """Raise if a launch that has ended by now has set it."""
+        if self.lost.item():
             self.lost.zero_()
             raise RuntimeError(
                 "a program of an earlier recurrent launch waited in vain for h[t] of another, and "

@@ -194,8 +194,14 @@ def _tile_bytes(problem: Problem, layout: Layout) -> int:
 
 
 def _shared_bytes(problem: Problem, layout: Layout) -> int:
-    """Weights, one chunk on its way to the tensor cores, and what reductions need."""
-    return _weight_bytes(problem, layout) + _tile_bytes(problem, layout) + 4096
+    """Weights, one chunk on its way to the tensor cores, and what reductions need.
+
+    In the backward pass sums of products change hands between threads, too, after the last chunk.
+    """
+    passing = _tile_bytes(problem, layout)
+    if problem.pass_ == "backward":
+        passing = max(passing, layout.block_b * _gates(problem) * layout.block_h * 4)
+    return _weight_bytes(problem, layout) + passing + 4096
 
 
 def _misfit(problem: Problem, layout: Layout, device: DeviceProperties) -> str | None:
@@ -207,6 +213,10 @@ def _misfit(problem: Problem, layout: Layout, device: DeviceProperties) -> str |
     shared = _shared_bytes(problem, layout)
     if shared > device.shared_bytes:
         return f"{shared / 1024:.0f} KB of weights and tiles, {device.shared_bytes // 1024} KB"
+    words, threads = _tile_bytes(problem, layout) // 4, layout.num_warps * device.warp
+    if words < threads:
+        # Two threads would load a word, one would look whether it is there, and both would use it.
+        return f"tiles of {words} words for {threads} threads"
     most = MOST_READ[problem.pass_] * 2 // WIDTH[problem.dtype]
     if layout.block_b * problem.hidden > most:
         return f"{layout.block_b} rows of {problem.hidden} are read a step, {most} elements fit"

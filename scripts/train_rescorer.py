@@ -14,6 +14,7 @@ The packaged model's, in the folder of the speech data, with the manifests in `d
         --exclude ljspeech/utterances.tsv \\
         --text data/speechocean762_train.jsonl.gz 29 \\
         --text data/librispeech-mini_train.jsonl.gz 14 \\
+        --text data/fsdd_train.jsonl.gz 6 \\
         --held-out data/speechocean762_dev.jsonl.gz data/librispeech-mini_dev.jsonl.gz
 """
 

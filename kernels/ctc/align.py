@@ -75,7 +75,14 @@ def ctc_align(
     if name == "triton":
         from kernels.ctc import align_triton
 
-        viterbi = align_triton.viterbi
+        L = labels.targets.shape[1]
+        if L <= align_triton.MOST_LABELS:
+            viterbi = align_triton.viterbi
+        elif backend is not None:
+            raise ValueError(
+                f"{op}: backend 'triton' takes up to {align_triton.MOST_LABELS} labels an "
+                f"utterance, got {L}; use backend='torch'"
+            )
     labels, wrong = _in_range(labels, len(log_probs), V)
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     states, score = viterbi(wide, labels.targets, labels.frames, labels.lengths, blank)

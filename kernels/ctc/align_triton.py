@@ -19,6 +19,7 @@ from kernels.backends import current_device
 if TYPE_CHECKING:
     from kernels.bench.compiled import Specimen
 
+MOST_LABELS = 2**15 - 1  # of an utterance: with more, shared memory does not hold a frame's sums
 _FROM_BLANK, _FROM_LABEL, _BLANK_FROM_LABEL = (tl.constexpr(code) for code in (1, 2, 4))
 
 

@@ -137,7 +137,7 @@ def ctc_beam_search(
     if beam_tokens is not None and beam_tokens < 1:
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
     _check_lengths(op, lengths, T, B)
-    search_class = _search_class(op, backend, log_probs, lm, hotwords)
+    search_class = _search_class(op, backend, log_probs, lm, hotwords, beam)
     speller: Speller = beam_torch.FreeSpelling()
     scorers: list[tuple[Scorer, float]] = []
     if hasattr(lm, "spell"):
@@ -168,8 +168,9 @@ def _search_class(
     log_probs: Tensor,
     lm: Scorer | Speller | None,
     hotwords: Scorer | None,
+    beam: int,
 ) -> type[beam_torch.Search]:
-    """The backend's search; where it may choose, that of torch for scorers Triton does not know."""
+    """The backend's search; where it may choose, that of torch for what Triton does not take."""
     there = set(available_backends()) - {"reference"}
     if torch.version.hip:
         there -= {"triton"}  # whose compiler fails on the search there
@@ -178,10 +179,16 @@ def _search_class(
         return beam_torch.Search
     from kernels.ctc import beam_triton
 
-    if beam_triton.takes(lm, hotwords):
+    known, narrow = beam_triton.takes(lm, hotwords), beam <= beam_triton.MOST_BEAM
+    if known and narrow:
         return beam_triton.Search
     if backend is None:
         return beam_torch.Search
+    if not narrow:
+        raise ValueError(
+            f"{op}: backend 'triton' takes beams up to {beam_triton.MOST_BEAM}, got {beam}; "
+            "use backend=None"
+        )
     got = [type(scorer).__name__ for scorer in (lm, hotwords) if scorer is not None]
     raise ValueError(
         f"{op}: backend 'triton' takes an NGram or a WordNGram as lm, and Hotwords as hotwords, "

@@ -193,6 +193,8 @@ def test_what_it_does_not_know_is_named() -> None:
         ctc_beam_search(*case, lm=_OwnScorer(), backend="triton")
     with pytest.raises(ValueError, match="'triton' has no float64"):
         ctc_beam_search(case[0].double(), case[1], backend="triton")
+    with pytest.raises(ValueError, match="takes beams up to 1024, got 1025; use backend=None"):
+        ctc_beam_search(*case, 1025, backend="triton")
 
 
 @pytest.mark.parametrize(("scored", "name"), [("units", "lm"), ("words", "lm"), ("hotwords",) * 2])

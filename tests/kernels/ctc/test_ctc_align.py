@@ -222,3 +222,12 @@ def test_on_a_gpu_without_waiting_for_it() -> None:
     graph.replay()
     for name, one, other in zip(Alignment._fields, result, expected, strict=True):
         assert torch.equal(one, other), name
+
+
+def test_triton_says_how_many_labels_it_takes() -> None:
+    log_probs = torch.zeros(1, 1, 3)
+    targets = torch.ones(1, 2**15, dtype=torch.int64)
+    lengths = torch.tensor([1]), torch.tensor([1])
+    with pytest.raises(ValueError, match="up to 32767 labels an utterance, got 32768; use backend"):
+        ctc_align(log_probs, targets, *lengths, backend="triton")
+    assert ctc_align(log_probs, targets, *lengths).path.tolist() == [[1]]

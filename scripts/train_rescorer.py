@@ -218,6 +218,10 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, processes: Processes, device: str) -> None:
     """The command; `arguments` are its own."""
+    for path, count in arguments.text:
+        if not count.isdecimal():
+            raise DataError(f"--text {path}: expected how often it is read, 1 or so, got {count!r}")
+    times = [int(count) for _, count in arguments.text]
     excluded = {sentence for path in arguments.exclude for sentence in read_sentences(path)}
     sentences = [
         [sentence for sentence in read_sentences(Path(path)) if sentence not in excluded]
@@ -251,7 +255,6 @@ def run(arguments: argparse.Namespace, processes: Processes, device: str) -> Non
         decay_from=0.0,
         precision=arguments.precision,
     )
-    times = [int(count) for _, count in arguments.text]
     steps = plan(texts, times, arguments.batch_units, arguments.epochs, rng, processes)
     losses: list[float] = []
     reported = time.monotonic()

@@ -108,10 +108,15 @@ def test_it_learns_its_text_and_goes_on_where_it_stopped(
     assert (out / RESCORER_FILES[0]).stat().st_size < 20_000
 
 
-def test_one_line_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = f"train_rescorer {tmp_path} --text {tmp_path}/none.txt 1 --held-out {tmp_path}/none"
+@pytest.mark.parametrize(
+    ("times", "says"), [("1", "cannot read the text"), ("often", "expected how often it is read")]
+)
+def test_one_line_says_what_is_wrong(
+    times: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"train_rescorer {tmp_path} --text {tmp_path}/none.txt {times} --held-out none"
     monkeypatch.setattr(sys, "argv", command.split())
-    with pytest.raises(SystemExit, match=r"train_rescorer: .*none\.txt: cannot read the text"):
+    with pytest.raises(SystemExit, match=rf"train_rescorer: .*none\.txt: {says}"):
         tr.main()
 
 

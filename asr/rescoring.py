@@ -151,7 +151,11 @@ def has_rescorer(directory: Path) -> bool:
 def load_rescorer(
     directory: Path, hotwords: Mapping[str, float] = MappingProxyType({})
 ) -> Rescorer:
-    """The recurrent language model of a model directory; `hotwords` as in `Rescorer`.
+    """The recurrent language model of a model directory, on the CPU in float32.
+
+    Args:
+        directory: where `RESCORER_FILES` are.
+        hotwords: see `Rescorer`.
 
     Raises:
         ModelError: a file is missing or damaged, or they do not fit each other.

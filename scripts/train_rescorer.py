@@ -232,7 +232,7 @@ def run(arguments: argparse.Namespace, processes: Processes, device: str) -> Non
         proto = (arguments.out / RESCORER_FILES[1]).read_bytes()
         model = load_rescorer(arguments.out).model
     else:
-        every = list(chain(*sentences))
+        every = [sentence for sentence in chain(*sentences) if sentence]
         some = rng.permutation(len(every))[:SAMPLE]
         proto = train_pieces([every[place] for place in some], arguments.units)
         torch.manual_seed(arguments.seed)
@@ -243,6 +243,10 @@ def run(arguments: argparse.Namespace, processes: Processes, device: str) -> Non
     marks = pieces.bos_id(), pieces.eos_id()
     texts = [encode(text, pieces) for text in sentences]
     held_out = {path: encode(list(read_sentences(path)), pieces) for path in arguments.held_out}
+    read = zip([path for path, _ in arguments.text], texts, strict=True)
+    for path, text in (*read, *held_out.items()):
+        if not len(text):
+            raise DataError(f"{path}: expected sentences, got none")
 
     def report(*also: str) -> None:
         save_rescorer(arguments.out, model, proto)

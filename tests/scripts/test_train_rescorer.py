@@ -120,6 +120,20 @@ def test_one_line_says_what_is_wrong(
         tr.main()
 
 
+@pytest.mark.parametrize("empty", ["text", "held"])
+def test_a_file_without_sentences_is_named(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("text", "held"):
+        (tmp_path / name).write_text("\n" if name == empty else "\n".join(SENTENCES * 20))
+    files = f"--text {tmp_path}/text 1 --text {tmp_path}/held 1 --held-out {tmp_path}/held"
+    command = f"train_rescorer {tmp_path}/out {files} --units 30 --device cpu"
+    monkeypatch.setattr(sys, "argv", command.split())
+    with pytest.raises(SystemExit, match=rf"{empty}: expected sentences, got none"):
+        tr.main()
+    assert not (tmp_path / "out").exists()
+
+
 def test_gradients_are_those_of_the_mean_over_units(pieces) -> None:
     """Of a batch in one piece: what the first step moves does not depend on its padding."""
     text = tr.encode(SENTENCES, pieces)

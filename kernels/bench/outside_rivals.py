@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.bench.job import Job
-from kernels.bench.registry import Rival
+from kernels.bench.registry import Rival, entrant
 
 #: ONNX's order of gates: their places in torch's.
 ONNX_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -18,21 +18,18 @@ ONNX_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 def outside_rivals(job: Job, device: torch.device) -> list[Rival]:
     """FlashRNN on a GPU, ONNX Runtime on a CPU; with the reason where they cannot take part."""
     if device.type == "cuda":
-        return [_where_it_runs("FlashRNN, bf16, not exact", ["flashrnn"], flash_rnn, job)]
+        return [_where_installed("FlashRNN, bf16, not exact", ["flashrnn"], flash_rnn, job)]
     needs = ["onnx", "onnxruntime"]
-    return [_where_it_runs("ONNX Runtime, fp32", needs, onnx_runtime, job)]
+    return [_where_installed("ONNX Runtime, fp32", needs, onnx_runtime, job)]
 
 
-def _where_it_runs(
+def _where_installed(
     name: str, packages: list[str], make: Callable[[str, Job], Rival], job: Job
 ) -> Rival:
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         return Rival(name, {}, skipped=f"not installed: {', '.join(missing)}")
-    try:
-        return make(name, job)
-    except Exception as error:  # whatever another package may raise
-        return Rival(name, {}, skipped=f"{type(error).__name__}: {error}".split("\n")[0])
+    return entrant(name, lambda name: make(name, job))
 
 
 def flash_rnn(name: str, job: Job) -> Rival:
@@ -65,9 +62,7 @@ def flash_rnn(name: str, job: Job) -> Rival:
         h: Tensor = states[0]  # [B, T, 1, H]
         return h
 
-    rival = job.rival(name, [module], lambda x: [direction(x, ""), direction(x, "_reverse")])
-    rival.passes["forward + backward"]()  # what does not run is found here
-    return rival
+    return job.rival(name, [module], lambda x: [direction(x, ""), direction(x, "_reverse")])
 
 
 def onnx_runtime(name: str, job: Job) -> Rival:

@@ -32,6 +32,17 @@ class Rival:
     wrong: str = ""  # what is wrong with its result; a wrong result has no speed
 
 
+def entrant(name: str, make: Callable[[str], Rival]) -> Rival:
+    """`make(name)` if it runs, or why it does not: one that fails must not stop the others."""
+    try:
+        rival = make(name)
+        for run_once in rival.passes.values():
+            run_once()
+    except Exception as error:  # of a library, a driver, the card's memory: they share no class
+        return Rival(name, {}, skipped=f"{type(error).__name__}: {error}".split("\n")[0])
+    return rival
+
+
 #: Builds the rivals for a shape on a device, the op of this package last.
 #: AssertionError: the op is not right and must not be timed.
 Build = Callable[[Any, torch.device], list[Rival]]

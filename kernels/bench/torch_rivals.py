@@ -1,36 +1,46 @@
 """The ways torch.nn offers, three of them the baselines of every comparison on a GPU."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from kernels.bench.job import Job
 from kernels.bench.products import products
-from kernels.bench.registry import Rival
+from kernels.bench.registry import Rival, entrant
 from kernels.testing import float32_precision, packed_call
 
 
 def torch_rivals(job: Job, device: torch.device) -> list[Rival]:
     """On a GPU three baselines and ATen without cuDNN; on a CPU the floor, packed and padded."""
-    name = f"nn.{job.name}"
+    theirs = f"nn.{job.name}"
     if device.type == "cpu":
-        return [
-            products(job),
-            packed(job, f"{name} packed", job.theirs),
-            padded(job, torch.float32, "fp32"),
-        ]
-    rivals = [
-        packed(job, f"{name} packed, bf16 autocast", job.theirs, torch.bfloat16),
-        packed(job, f"{name} packed, fp32 (tf32)", job.theirs),
-        padded(job, torch.float16, "fp16"),
-        padded(job, torch.float16, "fp16", cudnn=False),
-    ]
-    if job.shape.layers == 1:  # a stack of one direction is not the same function
-        rivals += [two_directions(job, streams=True), two_directions(job, streams=False)]
-    return rivals
+        ways: dict[str, Callable[[str], Rival]] = {
+            "matrix products alone, fp32": partial(products, job),
+            f"{theirs} packed": partial(packed, job),
+            f"{theirs} padded, fp32, not exact": partial(padded, job, torch.float32),
+        }
+    else:
+        half = torch.float16
+        ways = {
+            f"{theirs} packed, bf16 autocast": partial(packed, job, autocast=torch.bfloat16),
+            f"{theirs} packed, fp32 (tf32)": partial(packed, job),
+            f"{theirs} padded, fp16, not exact": partial(padded, job, half),
+            f"{theirs} padded, fp16, no cuDNN, not exact": partial(padded, job, half, cudnn=False),
+        }
+        if job.shape.layers == 1:  # a stack of one direction is not the same function
+            one = f"2 x {theirs} one direction, fp16"
+            ways |= {
+                f"{one}, two streams, not exact": partial(two_directions, job, streams=True),
+                f"{one}, back to back, not exact": partial(two_directions, job, streams=False),
+            }
+    return [entrant(name, make) for name, make in ways.items()]
 
 
-def packed(job: Job, name: str, module: nn.RNNBase, autocast: torch.dtype | None = None) -> Rival:
+def packed(job: Job, name: str, autocast: torch.dtype | None = None) -> Rival:
     """Baseline 1, what users run: exact on unequal lengths."""
+    module = job.theirs
 
     def forward(x: Tensor) -> list[Tensor]:
         with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
@@ -39,19 +49,18 @@ def packed(job: Job, name: str, module: nn.RNNBase, autocast: torch.dtype | None
     return job.rival(name, [module], forward, lambda: float32_precision("tf32"))
 
 
-def padded(job: Job, dtype: torch.dtype, label: str, cudnn: bool = True) -> Rival:
+def padded(job: Job, dtype: torch.dtype, name: str, cudnn: bool = True) -> Rival:
     """Baseline 2, the easy one: not exact, the reverse direction starts in the padding."""
     module = job.module(dtype)
-    name = f"nn.{job.name} padded, {label}" + ("" if cudnn else ", no cuDNN")
     return job.rival(
-        name + ", not exact",
+        name,
         [module],
         lambda x: [module(x)[0]],
         lambda: torch.backends.cudnn.flags(enabled=cudnn),
     )
 
 
-def two_directions(job: Job, streams: bool) -> Rival:
+def two_directions(job: Job, name: str, streams: bool) -> Rival:
     """Baseline 3, the hard one: a module a direction, which is what cuDNN is fastest at.
 
     Not exact. Flips and concatenation, without which it is no bidirectional layer, are left out.
@@ -72,5 +81,4 @@ def two_directions(job: Job, streams: bool) -> Rival:
         current.wait_stream(side)
         return [y, reverse]
 
-    how = "two streams" if streams else "back to back"
-    return job.rival(f"2 x nn.{job.name} one direction, fp16, {how}, not exact", modules, forward)
+    return job.rival(name, modules, forward)

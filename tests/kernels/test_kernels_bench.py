@@ -99,6 +99,24 @@ def test_a_precision_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -
     assert not rival.passes
 
 
+@pytest.mark.parametrize("where", ["building", "running"])
+def test_a_rival_that_fails_does_not_stop_the_others(
+    where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> Rival:
+        raise RuntimeError("no kernel for this\nand a trace")
+
+    def padded(job: Job, dtype: torch.dtype, name: str) -> Rival:
+        return fail() if where == "building" else Rival(name, {"forward": fail})
+
+    monkeypatch.setattr(torch_rivals, "padded", padded)
+    assert main(["lstm", *TINY]) == 0
+    out = capsys.readouterr().out
+    why = "not timed: RuntimeError: no kernel for this\n"
+    assert f"nn.LSTM padded, fp32, not exact: {why}" in out
+    assert "nn.LSTM packed" in out
+
+
 def test_a_wrong_variant_is_left_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +139,7 @@ def test_the_floor_has_the_products_of_the_valid_frames() -> None:
     rows = int(job.lengths.sum())
     assert rows < 3 * 6
     a_product = 2 * rows * 3 * 4 * 2 * ((5 + 4) + (8 + 4))  # of each frame's 3 gates, 2 directions
-    floor = products(job)
+    floor = products(job, "floor")
     for heading, share in (("forward", 1), ("forward + backward", 3)):
         with FlopCounterMode(display=False) as counter:
             floor.passes[heading]()
@@ -379,8 +397,8 @@ def test_a_cards_precisions_and_rivals_run_on_a_cpu_too(name: str) -> None:
     assert [p.name for p in precisions] == ["fp32 (ieee)", "fp32 (tf32)", "fp16", "bf16"]
     rivals = [recurrent.ours(job, CPU, precision) for precision in precisions]
     rivals += [
-        torch_rivals.padded(job, torch.float16, "fp16", cudnn=False),
-        torch_rivals.two_directions(job, streams=False),
+        torch_rivals.padded(job, torch.float16, "padded", cudnn=False),
+        torch_rivals.two_directions(job, "apart", streams=False),
     ]
     assert not any(rival.wrong for rival in rivals)
     headings = {timing.heading for timing in measure(rivals, CPU, repeats=1)}

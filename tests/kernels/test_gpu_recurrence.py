@@ -109,6 +109,26 @@ def test_shapes_of_the_benchmark(H: int, precision: str) -> None:
     _compare("lstm", 32, 60, H, precision, bidirectional=True)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "bf16"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_inference_is_as_accurate_as_training(cell: str, precision: str) -> None:
+    """Its code is another: it keeps nothing for a backward pass."""
+    dtype, around, eps = PRECISIONS[precision]
+    ours, theirs = _pair(cell, 100, dtype, bidirectional=True)
+    x, lengths = _batch(17, 50, dtype)
+
+    def named(y: Tensor, final: Any) -> Results:
+        states = final if isinstance(final, tuple) else (final,)
+        return {"y": y.detach(), **{f"final{n}": state.detach() for n, state in enumerate(states)}}
+
+    with around():
+        trained = named(*ours(x, None, lengths))
+        with torch.inference_mode():
+            got = named(*ours(x, None, lengths))
+    exact = named(*packed_call(theirs.double(), x.double(), None, lengths))
+    assert_as_accurate(got, exact, errors(trained, exact), eps=eps)
+
+
 OPTIONS: list[dict[str, Any]] = [
     {"bidirectional": False},
     {"bias": False, "bidirectional": True},

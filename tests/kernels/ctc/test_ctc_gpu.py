@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.ctc import ctc_loss, linear_ctc_loss
+from kernels.ctc import ctc_loss, linear, linear_ctc_loss
 from kernels.testing import Results, assert_as_accurate, errors
 
 pytestmark = pytest.mark.gpu
@@ -47,9 +47,14 @@ def test_as_accurate_as_torch(shape: tuple[int, int, int, int], dtype: torch.dty
     assert_as_accurate(ours, exact, errors(rival, exact))
     again = _results(ctc_loss(leaf, *labels, 0, "none", True, backend="triton"), leaf)
     assert all(torch.equal(ours[name], again[name]) for name in ours)
+    with torch.no_grad():  # other code: nothing is kept for a gradient
+        alone = ctc_loss(leaf, *labels, 0, "none", True, backend="triton")
+    assert_as_accurate({**ours, "losses": alone}, exact, errors(rival, exact))
 
 
-def test_linear_is_both_after_each_other() -> None:
+@pytest.mark.parametrize("frames", [50, 12], ids=["at once", "chunks"])
+def test_linear_is_both_after_each_other(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "CHUNK", frames * 3 * 200)
     _, labels = _case(50, 3, 200, 12)
     hidden = torch.randn(50, 3, 24, device="cuda", dtype=torch.float64, requires_grad=True)
     weight = torch.randn(200, 24, device="cuda", dtype=torch.float64, requires_grad=True)

@@ -1,6 +1,11 @@
-"""Settings that hold for every test; it is imported before any test imports torch."""
+"""Settings that hold for every test; it is imported before any test imports torch.
 
+Also what tests of GPUs need, why they are skipped where it is not there, and how they end.
+"""
+
+import faulthandler
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,37 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # A shared machine's timing says nothing about a law, and CI must not find new cases by chance.
 settings.register_profile("asr", deadline=None, derandomize=True)
 settings.load_profile("asr")
+
+SECONDS = 100  # most of a minute of which may go into compiling
+
+
+@pytest.fixture(autouse=True)
+def _watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A hung card cannot be interrupted: end the process, and with it what runs there."""
+    on_gpu = request.node.get_closest_marker("gpu")
+    if on_gpu:
+        faulthandler.dump_traceback_later(SECONDS, exit=True)
+    yield
+    if on_gpu:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _missing() -> str | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "needs a GPU"
+    if os.environ["TRITON_INTERPRET"] != "0":
+        return "needs TRITON_INTERPRET=0 before Triton is imported, see scripts/gpu_check"
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _missing() if on_gpu else None
+    if reason:
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

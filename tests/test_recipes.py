@@ -29,8 +29,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "librispeech_train-clean-100.jsonl.gz"
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_runs_two_steps(path, manifest, tmp_path):
+def test_runs_two_steps(path, device, manifest, tmp_path):
     config = load_config(path)
     assert config.name == path.stem
     assert ("mmi" in path.stem) == bool(config.train.mmi)
@@ -38,7 +39,7 @@ def test_runs_two_steps(path, manifest, tmp_path):
     data.mkdir()
     for name in {*config.data.train, *config.data.valid}:
         shutil.copy(manifest, data / f"{name}.jsonl.gz")
-    directory = train(config, data, tmp_path / "out", device="cpu", max_steps=2)
+    directory = train(config, data, tmp_path / "out", device=device, max_steps=2)
     assert directory is not None
     packaged = load_model_dir(directory)
     assert packaged.config == config

@@ -138,6 +138,13 @@ def test_some_steps(tmp_path: Path) -> None:
     assert run.steps("ok") == ["card", "recurrence", "grid"]
 
 
+def test_the_recogniser_only_where_it_is_named(tmp_path: Path) -> None:
+    """Its dependencies are not on every machine with a card."""
+    run = Run(tmp_path, "here", "asr")
+    assert run.steps("ok") == ["card", "asr"]
+    assert any("tests/asr/test_gpu.py" in call for call in run.calls)
+
+
 def test_a_step_that_there_is_not_is_a_failure(tmp_path: Path) -> None:
     run = Run(tmp_path, "here", "grids", "ctc", "memcheck")
     assert run.status == 1

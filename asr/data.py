@@ -183,12 +183,14 @@ class Loader:
         workers: int,
         augment: AugmentConfig | None = None,
         seed: int = 0,
+        pin: bool = False,  # waveforms in memory that a GPU copies while the host goes on
     ) -> None:
         self.utterances = utterances
         self.targets = targets
         self.sample_rate = sample_rate
         self.augment = augment
         self.seed = seed
+        self.pin = pin
         self.workers = workers
 
     def load(self, entries: Sequence[Entry], epoch: int = 0) -> Batch:
@@ -198,10 +200,11 @@ class Loader:
             AudioError: a file of the batch cannot be read.
         """
         waveforms = [self._waveform(entry, epoch) for entry in entries]
+        padded = pad_sequence(waveforms, batch_first=True)
         targets = [self.targets[entry.index] for entry in entries]
         return Batch(
             tuple(self.utterances[entry.index].id for entry in entries),
-            pad_sequence(waveforms, batch_first=True),
+            padded.pin_memory() if self.pin else padded,
             torch.tensor([len(waveform) for waveform in waveforms]),
             torch.tensor([unit for target in targets for unit in target], dtype=torch.int64),
             torch.tensor([len(target) for target in targets]),
@@ -218,7 +221,7 @@ class Loader:
     def batches(
         self, plan: Sequence[Sequence[Entry]], epoch: int = 0
     ) -> Generator[Batch, None, None]:
-        """The planned batches in order; up to twice `workers` are loaded, or being so, ahead.
+        """The planned batches in order; two more than `workers` are loaded, or being so, ahead.
 
         Raises:
             AudioError: a file cannot be read; in the turn of its batch.
@@ -228,7 +231,7 @@ class Loader:
         try:
             for entries in plan:
                 pending.append(pool.submit(self.load, entries, epoch))
-                if len(pending) > 2 * self.workers:
+                if len(pending) > self.workers + 2:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -7,14 +7,11 @@ Another number of processes may go on with it, and then ends with other bits.
 """
 
 import copy
-import math
 import time
-import zlib
 from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from asr.averaging import BestEpochs
 from asr.checkpoint import (
@@ -30,14 +27,14 @@ from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import reserved, write_text
 from asr.interrupt import Interrupt
-from asr.loss import TrainingLoss
 from asr.model import AcousticModel
 from asr.model_dir import Packaged, load_model_dir, load_weights, save_model_dir
-from asr.optimizer import build_optimizer, learning_rate
+from asr.optimizer import learning_rate
 from asr.processes import ALONE, Processes, joined
 from asr.select import Corpus, select
 from asr.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from asr.train_log import TrainingLog
+from asr.update import Update
 from asr.validate import validate
 
 _CMVN_SECONDS = 3600.0  # of training speech that the normalisation is estimated on
@@ -58,7 +55,7 @@ class Trainer:
         out: Path,
         device: str = "cpu",
         init: Path | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         processes: Processes = ALONE,
     ) -> None:
         self.config = config
@@ -83,22 +80,23 @@ class Trainer:
         self.train_set = self._select(train_set, speed)
         self.valid_set = self._select(valid_set, 1.0)
         seed = self.settings.seed
-        self.workers = workers
+        self.workers = workers or processes.loading_threads()
         self.loader = Loader(
             self.train_set.utterances,
             self.train_set.targets,
             config.features.sample_rate,
-            workers,
+            self.workers,
             config.augment,
             seed,
+            pin=device != "cpu",
         )
         self.valid_loader = self._plain_loader(self.valid_set)
         if start is not None:
             weights = start.directory / "model.safetensors"
             load_weights(self.model, weights, output=theirs is not None)
         self.model.to(device)
-        self.loss = TrainingLoss(self.model, config, self.train_set.targets)
-        self.optimizer = build_optimizer(self.model, self.settings.weight_decay)
+        targets = self.train_set.targets
+        self.update = Update(self.model, self.filter_bank, config, targets, processes)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
         self.best = BestEpochs(
@@ -106,7 +104,7 @@ class Trainer:
         )
         self._waited = self._heard = self._since = 0.0
         if resumed:
-            self.state = load_checkpoint(self.checkpoint, self.model, self.optimizer)
+            self.state = load_checkpoint(self.checkpoint, self.model, self.update.optimizer)
         elif start is None and processes.is_first:
             self._estimate_cmvn()
         processes.share(list(self.model.state_dict().values()))
@@ -273,27 +271,10 @@ class Trainer:
 
     def _step(self, batch: Batch, rate: float) -> None:
         """One update; one whose loss or gradient is not finite is skipped and counted."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        draw = self.state.step * self.processes.size + self.processes.rank
-        place = zlib.crc32(f"{self.settings.seed}/{draw}".encode())
-        torch.manual_seed(place)  # dropout, dither
-        generator = torch.Generator().manual_seed(place)
-        lengths = batch.lengths.to(self.device)
-        features, frames = self.filter_bank(batch.waveforms.to(self.device), lengths)
-        loss = self.loss(features, frames, batch, self.state.step, generator)
-        own = len(batch.targets)
-        self.optimizer.zero_grad()
-        (loss / own).backward()
-        parameters = list(self.model.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self.processes.average(gradients, own)
-        norm = nn.utils.clip_grad_norm_(parameters, self.settings.gradient_clip)
-        value, units = self.processes.total(float(loss.detach()), own)
-        if math.isfinite(value) and torch.isfinite(norm):
-            self.optimizer.step()
-            self.state.epoch_loss += value
-            self.state.epoch_units += int(units)
+        outcome = self.update(batch, self.state.step, rate)
+        if outcome.taken:
+            self.state.epoch_loss += outcome.loss
+            self.state.epoch_units += outcome.units
         else:
             self.state.skipped += 1
             reason = "loss or gradient is not finite"
@@ -302,9 +283,9 @@ class Trainer:
         if self.state.step % _LOG_STEPS == 0:
             self.log.record(
                 step=self.state.step + 1,  # this one counted: `rewind` drops it where it is not
-                loss=value / units,
+                loss=outcome.loss / outcome.units,
                 learning_rate=rate,
-                gradient_norm=float(norm),
+                gradient_norm=outcome.gradient_norm,
                 skipped=self.state.skipped,
                 data_wait=self._waited / max(1e-9, time.monotonic() - self._since),
             )
@@ -358,7 +339,9 @@ class Trainer:
 
     def _save(self) -> None:
         if self.processes.is_first:
-            save_checkpoint(self.checkpoint, self.config, self.state, self.model, self.optimizer)
+            save_checkpoint(
+                self.checkpoint, self.config, self.state, self.model, self.update.optimizer
+            )
 
     def _write_model(self) -> Path:
         """Average the best epochs (the last weights if no epoch is complete) into out/model."""
@@ -415,7 +398,7 @@ def train(
     device: str | None = None,
     max_steps: int | None = None,
     init: Path | None = None,
-    workers: int = 2,
+    workers: int | None = None,
 ) -> Path:
     """Train `config` on the manifests in `data`; resumes when `out` holds a checkpoint.
 
@@ -427,7 +410,7 @@ def train(
         max_steps: stop after so many steps of this call.
         init: model directory to begin with: its weights and its units; of a model of another
             kind of units all but the output layer. A training that is resumed does not look at it.
-        workers: threads that read and augment audio.
+        workers: threads that read and augment audio; None: see `Processes.loading_threads`.
 
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.

@@ -209,10 +209,10 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
 
 def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, capsys):
     trainer = Trainer(_recipe(epochs=2), data, tmp_path)
-    loss = trainer.loss
+    loss = trainer.update.loss
     bad = iter([False, True, True])
     monkeypatch.setattr(
-        trainer, "loss", lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0)
+        trainer.update, "loss", lambda *a: loss(*a) * (float("nan") if next(bad, False) else 1.0)
     )
     trainer.run()
     assert trainer.state.skipped == 2
@@ -247,7 +247,7 @@ def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
         trainer.model.eval()
         features, frames = trainer.filter_bank(batch.waveforms, batch.lengths)
         generator = torch.Generator().manual_seed(0)
-        value = trainer.loss(features, frames, batch, 0, generator)
+        value = trainer.update.loss(features, frames, batch, 0, generator)
         assert value.dtype == torch.float32
         return value.detach(), *torch.autograd.grad(value, list(trainer.model.parameters()))
 

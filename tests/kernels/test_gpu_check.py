@@ -140,9 +140,11 @@ def test_some_steps(tmp_path: Path) -> None:
 
 def test_the_recogniser_only_where_it_is_named(tmp_path: Path) -> None:
     """Its dependencies are not on every machine with a card."""
-    run = Run(tmp_path, "here", "asr")
-    assert run.steps("ok") == ["card", "asr"]
+    run = Run(tmp_path, "here", "asr", "training")
+    assert run.steps("ok") == ["card", "asr", "training"]
     assert any("tests/asr/test_gpu.py" in call for call in run.calls)
+    assert any("bench-training recipes/librispeech_960_bpe.toml" in call for call in run.calls)
+    assert (tmp_path / "here" / "training.json").exists()
 
 
 def test_a_step_that_there_is_not_is_a_failure(tmp_path: Path) -> None:

@@ -1,0 +1,338 @@
+"""Speed of a recipe's network on made-up speech: training steps and inference, with rivals.
+
+Noise costs what speech does, and needs neither a corpus nor a disk: `asr train` shows the speed
+with both. Durations follow LibriSpeech's roughly, and batches are planned as the trainer's.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import kernels
+from asr.bench import Spread
+from asr.config import Config
+from asr.data import Batch, plan_batches
+from asr.device import computing_in
+from asr.errors import AsrError
+from asr.features import FilterBank
+from asr.model import AcousticModel
+from asr.update import Update
+
+#: Seconds of an utterance, by the share of all that are no longer: the shape of LibriSpeech's
+#: training parts as we remember it, with their mean of 12.3 s; not taken from the corpus.
+QUANTILES = {
+    0.0: 1.4,
+    0.05: 3.3,
+    0.1: 5.0,
+    0.25: 10.7,
+    0.5: 14.0,
+    0.75: 15.3,
+    0.9: 16.0,
+    0.99: 16.8,
+    1.0: 24.5,
+}
+MEAN_SECONDS = 12.3
+
+#: Units that are said in a second, about.
+RATES = {"subword": 4.0, "phoneme": 10.0, "character": 14.0}
+
+#: How many there are; of subwords the recipe says it.
+UNITS = {"phoneme": 40, "character": 29}
+
+#: What a GPU kernel is part of, by what its name contains; the first that fits.
+PARTS = {
+    "recurrence": ("forward_kernel", "backward_kernel", "rnn", "lstm"),
+    "CTC": ("prepare_kernel", "emit_kernel", "recur_kernel", "occupy_kernel", "gradient_kernel"),
+    "convolutions": ("conv", "dgrad", "wgrad", "fprop"),
+    "products": ("gemm", "nvjet", "cutlass", "cublas", "splitk"),
+    "copies": ("memcpy", "memset"),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a GPU in training."""
+
+    peak_megabytes: float
+    busy: float  # share of the time in which a kernel runs
+    parts: dict[str, float]  # part -> share of the kernels' time
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """One way of running the network."""
+
+    name: str
+    training: Spread  # x real time
+    inference: dict[
+        int, Spread
+    ]  # utterances of a batch -> x real time, as far as log-probabilities
+    work: Work | None = None
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """All measurements; the first is ours."""
+
+    recipe: str
+    machine: str
+    steps: str
+    speeds: list[Speeds]
+
+    def to_json(self) -> str:
+        """Everything, with full precision."""
+        return json.dumps(asdict(self), indent=2)
+
+    def summary(self) -> str:
+        """A line for each measurement."""
+        lines = [f"recipe   {self.recipe}", f"machine  {self.machine}", f"steps    {self.steps}"]
+        for way in self.speeds:
+            lines.append(f"{way.name}: training {way.training} x real time")
+            lines += [
+                f"  inference, batch {size}: {speed} x real time"
+                for size, speed in way.inference.items()
+            ]
+            if way.work:
+                parts = ", ".join(f"{name} {share:.0%}" for name, share in way.work.parts.items())
+                lines.append(
+                    f"  training: {way.work.peak_megabytes:.0f} MB, "
+                    f"GPU busy {way.work.busy:.0%}, of which {parts}"
+                )
+        return "\n".join(lines)
+
+
+class Packed(nn.Module):
+    """torch.nn.LSTM over a PackedSequence: what most people train with."""
+
+    def __init__(self, lstm: nn.LSTM) -> None:
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, None]:
+        """[B, T, D], [B] -> [B, T, 2 H]."""
+        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, _ = self.lstm(packed)
+        return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0], None
+
+
+class Way:
+    """A network with its optimizer."""
+
+    def __init__(self, network: AcousticModel, config: Config, targets: list[list[int]]) -> None:
+        self.network = network
+        self.device = network.output.weight.device
+        self.config = config
+        self.bank = FilterBank(config.features).to(self.device)
+        self.update = Update(network, self.bank, config, targets)
+        self.step = config.train.flat_start_steps  # behind those of the flat start
+
+    def train(self, batches: Sequence[Batch]) -> None:
+        """A step each, whose result the host waits for, as in training."""
+        self.network.train()
+        for batch in batches:
+            self.update(batch, self.step, 1e-6)
+            self.step += 1
+
+    @torch.inference_mode()
+    def infer(self, batch: Batch) -> None:
+        """Log-probabilities, on the device."""
+        self.network.eval()
+        waveforms = batch.waveforms.to(self.device, non_blocking=True)
+        features, frames = self.bank(waveforms, batch.lengths.to(self.device))
+        with computing_in(self.config.train.precision, self.device):
+            self.network(features, frames)
+
+
+def networks(config: Config, units: int, device: str) -> dict[str, AcousticModel]:
+    """Ours; the same by ATen where that is something else; by torch.nn.LSTM where that can."""
+    torch.manual_seed(0)
+    ours = AcousticModel(config, units).to(device)
+    found = {"kernels": ours}
+    if device != "cpu":
+        found["kernels, backend torch (cuDNN)"] = _with_recurrent(ours, _by_aten)
+    settings = config.model
+    plain = not (settings.peephole or settings.recurrent_dropout)
+    if settings.recurrent == "lstm" and plain:
+        found["torch.nn.LSTM, packed"] = _with_recurrent(ours, _by_torch)
+    return found
+
+
+def _with_recurrent(
+    network: AcousticModel, change: Callable[[kernels.LSTM], nn.Module]
+) -> AcousticModel:
+    """A copy of the network with other recurrent layers."""
+    changed = copy.deepcopy(network)
+    for layer in changed.layers:
+        layer.recurrent = change(layer.recurrent)  # type: ignore[arg-type]
+    return changed
+
+
+def _by_aten(ours: kernels.LSTM) -> nn.Module:
+    ours.backend = "torch"
+    return ours
+
+
+def _by_torch(ours: kernels.LSTM) -> nn.Module:
+    lstm = nn.LSTM(
+        ours.input_size, ours.hidden_size, batch_first=True, bidirectional=ours.bidirectional
+    )
+    lstm.load_state_dict(ours.state_dict())
+    return Packed(lstm.to(next(ours.parameters()).device))
+
+
+def made_up(config: Config, units: int, steps: int, pin: bool) -> list[Batch]:
+    """At least so many batches, planned as an epoch's."""
+    shift = config.features.frame_shift / 1000
+    most = config.train.max_frames * shift  # seconds of a batch
+    count = math.ceil(steps * most / MEAN_SECONDS)
+    while True:
+        seconds = durations(count)
+        plan = plan_batches(
+            seconds, config.augment.speeds, most, config.train.max_utterances, config.train.seed, 0
+        )
+        if len(plan) >= steps:
+            break
+        count *= 2
+    return [
+        noise(config, units, [seconds[entry.index] / entry.speed for entry in batch], pin)
+        for batch in plan
+    ]
+
+
+def durations(count: int) -> list[float]:
+    """Seconds of so many utterances, spread evenly over `QUANTILES`."""
+    shares = (np.arange(count) + 0.5) / count
+    seconds: list[float] = np.interp(shares, list(QUANTILES), list(QUANTILES.values())).tolist()
+    return seconds
+
+
+def noise(config: Config, units: int, seconds: Sequence[float], pin: bool) -> Batch:
+    """A batch of such utterances, with transcripts that say nothing."""
+    generator = torch.Generator().manual_seed(len(seconds))
+    rate = config.features.sample_rate
+    lengths = torch.tensor([round(rate * length) for length in seconds])
+    spoken = torch.tensor([max(1, round(RATES[config.units.kind] * s)) for s in seconds])
+    waveforms = 0.1 * torch.randn(len(seconds), int(lengths.max()), generator=generator)
+    waveforms *= torch.arange(waveforms.shape[1]) < lengths[:, None]
+    return Batch(
+        tuple(f"noise {n}" for n in range(len(seconds))),
+        waveforms.pin_memory() if pin else waveforms,
+        lengths,
+        torch.randint(1, units, (int(spoken.sum()),), generator=generator),
+        spoken,
+    )
+
+
+def bench_training(
+    config: Config,
+    device: str = "cpu",
+    *,
+    steps: int = 10,
+    repeats: int = 3,
+    inference: Sequence[int] | None = None,
+) -> TrainingReport:
+    """Measure a recipe's network on `device`, all ways in turns.
+
+    Args:
+        config: the recipe: network, size of batches, loss, precision, masks.
+        device: where.
+        steps: batches of a measurement, at least.
+        repeats: measurements, after one that is not counted.
+        inference: utterances of a batch, of 12.3 s each; 1, 32 and 256, on a CPU 1 and 8.
+
+    Raises:
+        AsrError: a batch takes more than the GPU's memory.
+    """
+    on_gpu = device != "cpu"
+    inference = inference or ((1, 32, 256) if on_gpu else (1, 8))
+    units = UNITS.get(config.units.kind, config.units.vocab_size)
+    batches = made_up(config, units, steps, pin=on_gpu)
+    heard = {n: noise(config, units, [MEAN_SECONDS] * n, pin=on_gpu) for n in inference}
+    seconds = sum(float(batch.lengths.sum()) for batch in batches) / config.features.sample_rate
+    targets = [list(batch.targets) for batch in batches[:1]]  # MMI's trigram is to have some
+    ways = {
+        name: Way(network, config, targets)
+        for name, network in networks(config, units, device).items()
+    }
+    rounds: list[dict[str, tuple[float, dict[int, float]]]] = []
+    try:
+        for _ in range(1 + repeats):
+            rounds.append({name: _round(way, batches, heard) for name, way in ways.items()})
+        work = {name: _work(way, batches) for name, way in ways.items() if on_gpu}
+    except torch.OutOfMemoryError as error:
+        raise AsrError(
+            f"{config.name}: {str(error).splitlines()[0]} Lower max_frames in [train]."
+        ) from None
+    speeds = []
+    for name in ways:
+        training = [seconds / found[name][0] for found in rounds[1:]]
+        inferring = {
+            n: Spread.of([n * MEAN_SECONDS / found[name][1][n] for found in rounds[1:]])
+            for n in inference
+        }
+        speeds.append(Speeds(name, Spread.of(training), inferring, work.get(name)))
+    utterances = sum(len(batch.ids) for batch in batches)
+    return TrainingReport(
+        f"{config.name}, {config.train.precision}",
+        torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads",
+        f"{len(batches)} of {utterances / len(batches):.0f} utterances, "
+        f"{seconds / len(batches):.0f} s of noise; {repeats} times",
+        speeds,
+    )
+
+
+def _round(
+    way: Way, batches: Sequence[Batch], heard: dict[int, Batch]
+) -> tuple[float, dict[int, float]]:
+    """Seconds of all training steps, and of inference, by the size of the batch."""
+    training = _seconds(way, partial(way.train, batches))
+    return training, {n: _seconds(way, partial(way.infer, batch)) for n, batch in heard.items()}
+
+
+def _seconds(way: Way, action: Callable[[], None]) -> float:
+    _wait_for(way)
+    start = time.perf_counter()
+    action()
+    _wait_for(way)
+    return time.perf_counter() - start
+
+
+def _wait_for(way: Way) -> None:
+    if way.device.type == "cuda":
+        torch.cuda.synchronize(way.device)
+
+
+def _work(way: Way, batches: Sequence[Batch]) -> Work:
+    """What the GPU does in a pass over the batches, one more, beside torch's profiler."""
+    torch.cuda.reset_peak_memory_stats(way.device)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        seconds = _seconds(way, partial(way.train, batches))
+    spent: dict[str, float] = {}
+    for event in profile.events() or ():
+        if event.device_type.name == "CUDA":
+            part = part_of(event.name)
+            spent[part] = spent.get(part, 0.0) + event.time_range.elapsed_us() / 1e6
+    total = sum(spent.values())
+    return Work(
+        torch.cuda.max_memory_allocated(way.device) / 1e6,
+        total / seconds,  # launches of one stream do not overlap
+        {part: share / total for part, share in sorted(spent.items(), key=lambda x: -x[1])},
+    )
+
+
+def part_of(kernel: str) -> str:
+    """What a GPU kernel of this name is part of."""
+    name = kernel.lower()
+    for part, marks in PARTS.items():
+        if any(mark in name for mark in marks):
+            return part
+    return "the rest"

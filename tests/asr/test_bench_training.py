@@ -1,0 +1,90 @@
+"""Speed on noise: what is timed is the recipe's network, and its rivals compute the same."""
+
+import json
+
+import pytest
+import torch
+
+from asr.bench_training import (
+    MEAN_SECONDS,
+    bench_training,
+    durations,
+    made_up,
+    networks,
+    noise,
+    part_of,
+)
+from asr.config import Config, DataConfig, ModelConfig, TrainConfig, UnitConfig
+
+
+def _recipe(**train: object) -> Config:
+    return Config(
+        name="tiny",
+        data=DataConfig(train=["a"], valid=["b"]),
+        units=UnitConfig(kind="character"),
+        model=ModelConfig(conv_channels=2, num_layers=2, hidden_size=4, dropout=0.0),
+        train=TrainConfig.model_validate({"max_frames": 4000, **train}),
+    )
+
+
+def test_durations_have_the_mean_that_is_said() -> None:
+    seconds = durations(1000)
+    assert sum(seconds) / 1000 == pytest.approx(MEAN_SECONDS, abs=0.1)
+    assert seconds == sorted(seconds)
+    assert len(durations(1)) == 1
+
+
+@pytest.mark.parametrize("max_utterances", [1, 64])
+def test_batches_are_those_of_a_trainer(max_utterances: int) -> None:
+    batches = made_up(_recipe(max_utterances=max_utterances), 29, steps=3, pin=False)
+    assert len(batches) >= 3
+    for batch in batches:
+        assert len(batch.ids) <= max_utterances
+        assert batch.waveforms.shape == (len(batch.ids), batch.lengths.max())
+        assert batch.waveforms.numel() <= 40.5 * 16000 or len(batch.ids) == 1
+        assert batch.target_lengths.sum() == len(batch.targets)
+        assert 0 < batch.targets.min() <= batch.targets.max() < 29
+
+
+def test_rivals_compute_the_same() -> None:
+    config = _recipe()
+    batch = noise(config, 29, [0.5, 0.9], pin=False)
+    features = torch.randn(2, 90, 80)
+    ours, rival = networks(config, 29, "cpu").values()
+    expected, lengths = ours.eval()(features, batch.lengths // 160)
+    got, _ = rival.eval()(features, batch.lengths // 160)
+    for n, length in enumerate(lengths):
+        torch.testing.assert_close(got[n, :length], expected[n, :length])
+
+
+def test_what_torch_has_not_has_no_rival() -> None:
+    config = _recipe()
+    for change in ({"recurrent": "gru"}, {"peephole": True}):
+        other = config.model_copy(update={"model": config.model.model_copy(update=change)})
+        assert list(networks(other, 29, "cpu")) == ["kernels"]
+
+
+def test_report() -> None:
+    report = bench_training(_recipe(mmi=0.5), steps=1, repeats=2, inference=(2,))
+    assert [way.name for way in report.speeds] == ["kernels", "torch.nn.LSTM, packed"]
+    for way in report.speeds:
+        assert 0 < way.training.lowest <= way.training.median <= way.training.highest
+        assert way.inference[2].lowest > 0
+    assert "inference, batch 2: " in report.summary()
+    assert json.loads(report.to_json())["recipe"] == "tiny, fp32"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "part"),
+    [
+        ("forward_kernel", "recurrence"),
+        ("void cudnn::LSTM_elementWise_bp1", "recurrence"),
+        ("recur_kernel", "CTC"),
+        ("cudnn_infer_ampere_scudnn_winograd_conv", "convolutions"),
+        ("nvjet_hsh_128x256", "products"),
+        ("Memcpy HtoD (Pinned -> Device)", "copies"),
+        ("vectorized_layer_norm_kernel", "the rest"),
+    ],
+)
+def test_parts_of_the_work(kernel: str, part: str) -> None:
+    assert part_of(kernel) == part

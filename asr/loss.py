@@ -1,6 +1,7 @@
 """The loss of a training step: what is done to the features, the network, and its judge."""
 
 from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 import kernels
 from asr.augment import draw_masks, warp_frequencies
@@ -44,19 +45,25 @@ class TrainingLoss:
     ) -> Tensor:
         """A scalar that knows its gradient."""
         settings, augment = self._config.train, self._config.augment
+        device = features.device
+        # On their way before the network: a copy that came after it would wait for its end.
+        targets = pad_sequence(
+            batch.targets.split(batch.target_lengths.tolist()), batch_first=True, padding_value=1
+        ).to(device, non_blocking=True)  # [B, L]
+        target_lengths = batch.target_lengths.to(device, non_blocking=True)
         is_flat = step < settings.flat_start_steps
         views = 2 if settings.consistency and not is_flat else 1
         if views == 2:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
         masks = draw_masks(features.shape, frames, augment, generator)
-        with computing_in(settings.precision, features.device):
+        with computing_in(settings.precision, device):
             hidden, lengths = self._model.encode(features, frames, masks)
-            # Targets stay on the host: there their lengths are known without waiting.
-            labels = (batch.targets.repeat(views), lengths, batch.target_lengths.repeat(views))
             output = self._model.output
             if is_flat:
+                labels = (batch.targets, lengths, batch.target_lengths)
                 return flat_start_loss(output, hidden, features, *labels)
+            labels = (targets.repeat(views, 1), lengths, target_lengths.repeat(views))
             hidden = hidden.transpose(0, 1)  # [T', B, S]
             if settings.loss == "linear_ctc":
                 weights = (output.weight, output.bias)

@@ -4,7 +4,6 @@ Noise costs what speech does, and needs neither a corpus nor a disk: `asr train`
 with both. Durations follow LibriSpeech's roughly, and batches are planned as the trainer's.
 """
 
-import copy
 import json
 import math
 import time
@@ -62,9 +61,9 @@ PARTS = {
 class Work:
     """Of a GPU in training."""
 
-    peak_megabytes: float
-    busy: float  # share of the time in which a kernel runs
-    parts: dict[str, float]  # part -> share of the kernels' time
+    peak_megabytes: float  # that a step adds to weights and optimizer
+    busy: float  # share of the time in which a kernel or a copy runs
+    parts: dict[str, float]  # part -> share of their time; cuDNN's recurrence is partly "products"
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class TrainingReport:
     machine: str
     steps: str
     speeds: list[Speeds]
+    skipped: dict[str, str]  # way -> why
 
     def to_json(self) -> str:
         """Everything, with full precision."""
@@ -107,19 +107,36 @@ class TrainingReport:
                     f"  training: {way.work.peak_megabytes:.0f} MB, "
                     f"GPU busy {way.work.busy:.0%}, of which {parts}"
                 )
+        lines += [f"{name}: not timed: {why}" for name, why in self.skipped.items()]
         return "\n".join(lines)
+
+
+class OnHost:
+    """Lengths on the host, fetched once for all layers of a network."""
+
+    def __init__(self) -> None:
+        self._asked: Tensor | None = None
+        self._found = torch.empty(0)
+
+    def __call__(self, lengths: Tensor) -> Tensor:
+        """The same on the CPU."""
+        if lengths is not self._asked:
+            self._asked, self._found = lengths, lengths.cpu()
+        return self._found
 
 
 class Packed(nn.Module):
     """torch.nn.LSTM over a PackedSequence: what most people train with."""
 
-    def __init__(self, lstm: nn.LSTM) -> None:
+    def __init__(self, lstm: nn.LSTM, on_host: "OnHost") -> None:
         super().__init__()
         self.lstm = lstm
+        self.on_host = on_host
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, None]:
         """[B, T, D], [B] -> [B, T, 2 H]."""
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        host = self.on_host(lengths)
+        packed = pack_padded_sequence(x, host, batch_first=True, enforce_sorted=False)
         y, _ = self.lstm(packed)
         return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0], None
 
@@ -138,55 +155,59 @@ class Way:
     def train(self, batches: Sequence[Batch]) -> None:
         """A step each, whose result the host waits for, as in training."""
         self.network.train()
+        self.bank.train()
         for batch in batches:
-            self.update(batch, self.step, 1e-6)
+            if not self.update(batch, self.step, 1e-6).taken:
+                raise AsrError(f"{self.config.name}: loss or gradient of noise is not finite")
             self.step += 1
 
     @torch.inference_mode()
     def infer(self, batch: Batch) -> None:
         """Log-probabilities, on the device."""
         self.network.eval()
+        self.bank.eval()
+        lengths = batch.lengths.to(self.device, non_blocking=True)
         waveforms = batch.waveforms.to(self.device, non_blocking=True)
-        features, frames = self.bank(waveforms, batch.lengths.to(self.device))
+        features, frames = self.bank(waveforms, lengths)
         with computing_in(self.config.train.precision, self.device):
             self.network(features, frames)
 
 
-def networks(config: Config, units: int, device: str) -> dict[str, AcousticModel]:
-    """Ours; the same by ATen where that is something else; by torch.nn.LSTM where that can."""
-    torch.manual_seed(0)
-    ours = AcousticModel(config, units).to(device)
-    found = {"kernels": ours}
-    if device != "cpu":
-        found["kernels, backend torch (cuDNN)"] = _with_recurrent(ours, _by_aten)
+def networks(config: Config, units: int, device: str) -> dict[str, Callable[[], AcousticModel]]:
+    """Ours; the same by cuDNN through ATen, and by torch.nn.LSTM, where these have its cells."""
     settings = config.model
-    plain = not (settings.peephole or settings.recurrent_dropout)
-    if settings.recurrent == "lstm" and plain:
-        found["torch.nn.LSTM, packed"] = _with_recurrent(ours, _by_torch)
+
+    def ours() -> AcousticModel:
+        torch.manual_seed(0)
+        return AcousticModel(config, units).to(device)
+
+    def aten() -> AcousticModel:
+        network = ours()
+        for layer in network.layers:
+            layer.recurrent.backend = "torch"  # type: ignore[union-attr]
+        return network
+
+    def packed() -> AcousticModel:
+        network, on_host = ours(), OnHost()
+        for layer in network.layers:
+            layer.recurrent = Packed(_torch_lstm(layer.recurrent), on_host)  # type: ignore[arg-type]
+        return network
+
+    found = {"kernels": ours}
+    if not (settings.peephole or settings.recurrent_dropout or settings.recurrent == "cifg"):
+        if device != "cpu":  # where ours are ATen's anyway
+            found["kernels, backend torch (cuDNN)"] = aten
+        if settings.recurrent == "lstm":
+            found["torch.nn.LSTM, packed"] = packed
     return found
 
 
-def _with_recurrent(
-    network: AcousticModel, change: Callable[[kernels.LSTM], nn.Module]
-) -> AcousticModel:
-    """A copy of the network with other recurrent layers."""
-    changed = copy.deepcopy(network)
-    for layer in changed.layers:
-        layer.recurrent = change(layer.recurrent)  # type: ignore[arg-type]
-    return changed
-
-
-def _by_aten(ours: kernels.LSTM) -> nn.Module:
-    ours.backend = "torch"
-    return ours
-
-
-def _by_torch(ours: kernels.LSTM) -> nn.Module:
+def _torch_lstm(ours: kernels.LSTM) -> nn.LSTM:
     lstm = nn.LSTM(
         ours.input_size, ours.hidden_size, batch_first=True, bidirectional=ours.bidirectional
     )
     lstm.load_state_dict(ours.state_dict())
-    return Packed(lstm.to(next(ours.parameters()).device))
+    return lstm.to(next(ours.parameters()).device)
 
 
 def made_up(config: Config, units: int, steps: int, pin: bool) -> list[Batch]:
@@ -250,7 +271,7 @@ def bench_training(
         inference: utterances of a batch, of 12.3 s each; 1, 32 and 256, on a CPU 1 and 8.
 
     Raises:
-        AsrError: a batch takes more than the GPU's memory.
+        AsrError: a batch takes more memory than there is, or the network does not run here.
     """
     on_gpu = device != "cpu"
     inference = inference or ((1, 32, 256) if on_gpu else (1, 8))
@@ -258,28 +279,32 @@ def bench_training(
     batches = made_up(config, units, steps, pin=on_gpu)
     heard = {n: noise(config, units, [MEAN_SECONDS] * n, pin=on_gpu) for n in inference}
     seconds = sum(float(batch.lengths.sum()) for batch in batches) / config.features.sample_rate
-    targets = [list(batch.targets) for batch in batches[:1]]  # MMI's trigram is to have some
-    ways = {
-        name: Way(network, config, targets)
-        for name, network in networks(config, units, device).items()
-    }
-    rounds: list[dict[str, tuple[float, dict[int, float]]]] = []
-    try:
-        for _ in range(1 + repeats):
-            rounds.append({name: _round(way, batches, heard) for name, way in ways.items()})
-        work = {name: _work(way, batches) for name, way in ways.items() if on_gpu}
-    except torch.OutOfMemoryError as error:
-        raise AsrError(
-            f"{config.name}: {str(error).splitlines()[0]} Lower max_frames in [train]."
-        ) from None
+    targets = [batches[0].targets.tolist()]  # MMI's trigram is to have some
+    ways: dict[str, Way] = {}
+    skipped: dict[str, str] = {}
+    for name, make in networks(config, units, device).items():
+        try:
+            way = Way(make(), config, targets)
+            _round(way, batches, heard)  # compiles, and fills the caches of the libraries
+        except Exception as error:  # of a driver, the card's memory: they share no class
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            if not ways:  # ours
+                raise AsrError(f"{config.name}: its training does not run here: {reason}") from None
+            skipped[name] = reason
+        else:
+            ways[name] = way
+    rounds = [
+        {name: _round(way, batches, heard) for name, way in ways.items()} for _ in range(repeats)
+    ]
     speeds = []
-    for name in ways:
-        training = [seconds / found[name][0] for found in rounds[1:]]
+    for name, way in ways.items():
+        training = [seconds / found[name][0] for found in rounds]
         inferring = {
-            n: Spread.of([n * MEAN_SECONDS / found[name][1][n] for found in rounds[1:]])
+            n: Spread.of([n * MEAN_SECONDS / found[name][1][n] for found in rounds])
             for n in inference
         }
-        speeds.append(Speeds(name, Spread.of(training), inferring, work.get(name)))
+        work = _work(way, batches) if on_gpu else None
+        speeds.append(Speeds(name, Spread.of(training), inferring, work))
     utterances = sum(len(batch.ids) for batch in batches)
     return TrainingReport(
         f"{config.name}, {config.train.precision}",
@@ -287,6 +312,7 @@ def bench_training(
         f"{len(batches)} of {utterances / len(batches):.0f} utterances, "
         f"{seconds / len(batches):.0f} s of noise; {repeats} times",
         speeds,
+        skipped,
     )
 
 
@@ -311,22 +337,36 @@ def _wait_for(way: Way) -> None:
         torch.cuda.synchronize(way.device)
 
 
-def _work(way: Way, batches: Sequence[Batch]) -> Work:
-    """What the GPU does in a pass over the batches, one more, beside torch's profiler."""
+def _work(way: Way, batches: Sequence[Batch]) -> Work | None:
+    """What the GPU does in a pass over the batches, one more; None if its profiler does not say."""
     torch.cuda.reset_peak_memory_stats(way.device)
+    before = torch.cuda.memory_allocated(way.device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         seconds = _seconds(way, partial(way.train, batches))
     spent: dict[str, float] = {}
+    spans = []
     for event in profile.events() or ():
         if event.device_type.name == "CUDA":
             part = part_of(event.name)
-            spent[part] = spent.get(part, 0.0) + event.time_range.elapsed_us() / 1e6
+            spent[part] = spent.get(part, 0.0) + event.time_range.elapsed_us()
+            spans.append((event.time_range.start, event.time_range.end))
     total = sum(spent.values())
+    if not total:
+        return None
     return Work(
-        torch.cuda.max_memory_allocated(way.device) / 1e6,
-        total / seconds,  # launches of one stream do not overlap
+        (torch.cuda.max_memory_allocated(way.device) - before) / 1e6,
+        covered(spans) / 1e6 / seconds,
         {part: share / total for part, share in sorted(spent.items(), key=lambda x: -x[1])},
     )
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """How long at least one of these (start, end) lasts: streams overlap."""
+    total, last = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, last))
+        last = max(last, end)
+    return total
 
 
 def part_of(kernel: str) -> str:

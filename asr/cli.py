@@ -154,7 +154,7 @@ def train(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads that load audio; all but one core, at least 2."),
+        typer.Option(min=1, help="Threads that load audio: 2, or for a GPU all cores but one."),
     ] = None,
 ) -> None:
     """Train a model, or go on with its training.
@@ -374,7 +374,7 @@ def bench(
 def bench_training(
     recipe: Annotated[Path, typer.Argument(help="Recipe, a TOML file.")],
     device: Device = None,
-    steps: Annotated[int, typer.Option(min=1, help="Batches of a measurement.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of a measurement, at least.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure how fast a recipe's network learns and hears, on noise, beside torch.nn.LSTM."""

@@ -183,7 +183,7 @@ class Loader:
         workers: int,
         augment: AugmentConfig | None = None,
         seed: int = 0,
-        pin: bool = False,  # waveforms in memory that a GPU copies while the host goes on
+        pin: bool = False,  # waveforms in memory that a GPU copies at full speed
     ) -> None:
         self.utterances = utterances
         self.targets = targets
@@ -226,7 +226,9 @@ class Loader:
         Raises:
             AudioError: a file cannot be read; in the turn of its batch.
         """
-        pool = ThreadPoolExecutor(self.workers, "load")
+        torch.get_num_threads()  # fixes this thread's, before the others change what is inherited
+        # Each of them on one core: resampling would start as many threads again in every one.
+        pool = ThreadPoolExecutor(self.workers, "load", torch.set_num_threads, (1,))
         pending: deque[Future[Batch]] = deque()
         try:
             for entries in plan:

@@ -39,16 +39,19 @@ class Processes:
         rounds = [items[first : first + self.size] for first in range(0, len(items), self.size)]
         return [entries[self.rank % len(entries)] for entries in rounds]
 
-    def loading_threads(self) -> int:
-        """How many are to read audio: this machine's cores but one for each process, at least 2.
+    def loading_threads(self, device: str) -> int:
+        """How many are to read audio. On a CPU 2: the network wants the cores.
 
-        A core reads and resamples some 2,000 seconds of speech a second, a GPU hears more.
+        For a GPU this machine's cores but one for each process, from 2 to 16: a core reads and
+        resamples some 2,000 seconds of speech a second, and each thread's batch takes memory.
         """
+        if device == "cpu":
+            return 2
         cores = os.cpu_count() or 2
         if hasattr(os, "sched_getaffinity"):  # not on a Mac
             cores = len(os.sched_getaffinity(0))
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
-        return max(2, cores // here - 1)
+        return min(16, max(2, cores // here - 1))
 
     def wait(self) -> None:
         """Until all have come here."""

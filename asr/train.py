@@ -80,7 +80,7 @@ class Trainer:
         self.train_set = self._select(train_set, speed)
         self.valid_set = self._select(valid_set, 1.0)
         seed = self.settings.seed
-        self.workers = workers or processes.loading_threads()
+        self.workers = workers or processes.loading_threads(device)
         self.loader = Loader(
             self.train_set.utterances,
             self.train_set.targets,

@@ -61,9 +61,10 @@ class Update:
         torch.manual_seed(place)  # dropout, dither
         generator = Generator().manual_seed(place)
         device = self._model.output.weight.device
-        # Of pinned memory, where there is a GPU: the copies and what follows are only queued here.
+        # Lengths first: the filter bank waits for them, which must not mean for all of the samples.
+        lengths = batch.lengths.to(device, non_blocking=True)
         waveforms = batch.waveforms.to(device, non_blocking=True)
-        features, frames = self._filter_bank(waveforms, batch.lengths.to(device, non_blocking=True))
+        features, frames = self._filter_bank(waveforms, lengths)
         loss = self.loss(features, frames, batch, step, generator)
         own = len(batch.targets)
         self.optimizer.zero_grad()

@@ -15,7 +15,7 @@ from asr.text import normalize
 
 SENTENCES = (
     "The children walked along the river in the morning sun.",
-    "They sat under an old tree and told each other a long story.",
+    "They rested under an old tree and told each other a long story.",
 )
 VOICE = "en-us"
 SPEED = 165  # words a minute

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from asr import bench_training as bench_module
 from asr.bench_training import (
     MEAN_SECONDS,
     bench_training,
+    covered,
     durations,
     made_up,
     networks,
@@ -15,6 +17,7 @@ from asr.bench_training import (
     part_of,
 )
 from asr.config import Config, DataConfig, ModelConfig, TrainConfig, UnitConfig
+from asr.errors import AsrError
 
 
 def _recipe(**train: object) -> Config:
@@ -50,7 +53,7 @@ def test_rivals_compute_the_same() -> None:
     config = _recipe()
     batch = noise(config, 29, [0.5, 0.9], pin=False)
     features = torch.randn(2, 90, 80)
-    ours, rival = networks(config, 29, "cpu").values()
+    ours, rival = (make() for make in networks(config, 29, "cpu").values())
     expected, lengths = ours.eval()(features, batch.lengths // 160)
     got, _ = rival.eval()(features, batch.lengths // 160)
     for n, length in enumerate(lengths):
@@ -59,7 +62,7 @@ def test_rivals_compute_the_same() -> None:
 
 def test_what_torch_has_not_has_no_rival() -> None:
     config = _recipe()
-    for change in ({"recurrent": "gru"}, {"peephole": True}):
+    for change in ({"recurrent": "gru"}, {"recurrent": "cifg"}, {"peephole": True}):
         other = config.model_copy(update={"model": config.model.model_copy(update=change)})
         assert list(networks(other, 29, "cpu")) == ["kernels"]
 
@@ -72,6 +75,29 @@ def test_report() -> None:
         assert way.inference[2].lowest > 0
     assert "inference, batch 2: " in report.summary()
     assert json.loads(report.to_json())["recipe"] == "tiny, fp32"
+
+
+def test_a_rival_that_fails_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no engine\nand a trace")
+
+    monkeypatch.setattr(bench_module, "Packed", refuse)
+    report = bench_training(_recipe(), steps=1, repeats=1, inference=(1,))
+    assert [way.name for way in report.speeds] == ["kernels"]
+    assert "torch.nn.LSTM, packed: not timed: RuntimeError: no engine" in report.summary()
+
+
+def test_a_step_that_is_not_taken_has_no_speed() -> None:
+    config = _recipe()
+    few_frames = {"subsampling": "stack", "stack": 8, "skip": 16}
+    other = config.model_copy(update={"model": config.model.model_copy(update=few_frames)})
+    with pytest.raises(AsrError, match="does not run here: AsrError: tiny: loss or gradient"):
+        bench_training(other, steps=1, repeats=1, inference=(1,))
+
+
+def test_time_that_is_covered() -> None:
+    assert covered([]) == 0
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2)]) == 4
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("cores", "size", "here", "expected"),
-    [(1, 1, None, 2), (2, 1, None, 2), (16, 1, None, 15), (16, 4, "4", 3), (16, 8, "4", 3)],
+    [(1, 1, None, 2), (16, 1, None, 15), (16, 4, "4", 3), (16, 8, "4", 3), (99, 1, None, 16)],
 )
 def test_loading_threads_share_the_cores(
     cores: int, size: int, here: str | None, expected: int, monkeypatch: pytest.MonkeyPatch
@@ -67,7 +67,8 @@ def test_loading_threads_share_the_cores(
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     if here:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
-    assert Processes(0, size).loading_threads() == expected
+    assert Processes(0, size).loading_threads("cuda") == expected
+    assert Processes(0, size).loading_threads("cpu") == 2
 
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

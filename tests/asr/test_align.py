@@ -89,7 +89,7 @@ def test_a_long_recording_is_aligned_as_one(tmp_path: Path, packaged: Packaged) 
 
 
 def test_a_text_too_long_for_the_recording_is_an_error(packaged: Packaged) -> None:
-    with pytest.raises(DataError, match=r"can be said in 7\.9 s, 197 frames .* 230 words"):
+    with pytest.raises(DataError, match=r"can be said in 8\.0 s, 199 frames .* 230 words"):
         align(packaged, SAMPLE, " ".join([TEXT] * 10))
 
 

@@ -97,6 +97,26 @@ def _suits_packed(
     return x.shape[1] >= 16 if torch.is_grad_enabled() else torch.get_num_threads() == 1
 
 
+def _suits_one_step(cell: Cell, x: Tensor, weights: list[Weights], variant: bool) -> bool:
+    """Whether this is a single step of an LSTM in float32 on a CPU.
+
+    At each call oneDNN rearranges the weights, which takes as long as a step of several rows: who
+    asks frame by frame would wait twice.
+    """
+    plain = cell == "lstm" and not variant and weights[0].hr is None
+    return len(x) == 1 and plain and x.device.type == "cpu" and x.dtype == torch.float32
+
+
+def _one_step(x: Tensor, states: States, weights: list[Weights]) -> tuple[Tensor, States]:
+    """A single frame, so that every length is 1."""
+    each = (
+        torch._VF.lstm_cell(x[0], [state[n] for state in states], *w.present)
+        for n, w in enumerate(weights)
+    )
+    h, c = (torch.stack(state) for state in zip(*each, strict=True))
+    return torch.cat(tuple(h), -1).unsqueeze(0), (h, c)
+
+
 def layer(
     cell: Cell,
     x: Tensor,
@@ -110,6 +130,8 @@ def layer(
     with projection or on a GPU, run as in the reference.
     """
     variant = cell == "cifg" or mask is not None or weights[0].peephole is not None
+    if _suits_one_step(cell, x, weights, variant):
+        return _one_step(x, states, weights)
     if _suits_packed(cell, x, weights, lengths, variant):
         return packed.layer(cell, x, states, weights, lengths, mask)
     if variant:

@@ -14,6 +14,7 @@ CLASSES = ["LSTM", "GRU", "RNN"]
 BACKENDS = ["torch", "reference"]
 SHAPES = [(1, 1, 1), (1, 63, 5), (3, 2, 48), (3, 63, 1), (17, 1, 5), (17, 2, 1), (17, 63, 48)]
 D = 7
+EPS = torch.finfo(torch.float32).eps
 
 
 @pytest.fixture(autouse=True)
@@ -82,3 +83,16 @@ def test_relu(backend: str) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_dtypes(name: str, dtype: torch.dtype) -> None:
     _compare(name, 5, 12, 6, bidirectional=True, backend="torch", dtype=dtype)
+
+
+@pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
+def test_frame_by_frame_without_gradients(options: dict[str, Any]) -> None:
+    theirs, ours = nn.LSTM(D, 6, **options), kernels.LSTM(D, 6, **options)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(5, 3, D)
+    expected = actual = None
+    with torch.no_grad():
+        for frame in x.split(1):
+            y, expected = theirs(frame, expected)
+            z, actual = ours(frame, actual, lengths=torch.ones(3, dtype=torch.int64))
+            torch.testing.assert_close([z, *actual], [y, *expected], rtol=0, atol=8 * EPS)

@@ -3,12 +3,11 @@
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,26 +21,10 @@ from asr.config import Precision
 from asr.errors import AsrError, AudioError
 from asr.metrics import word_error_rate
 from asr.segment import segments
+from asr.timing import Spread, seconds_of, wait_for
 from asr.transcribe import Recognizer, load_model
 
 _GAP = 0.5  # seconds of near silence between the parts of the long file
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and extremes of repeated measurements."""
-
-    median: float
-    lowest: float
-    highest: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
-        """Summarise `values`, at least one."""
-        return cls(statistics.median(values), min(values), max(values))
-
-    def __str__(self) -> str:
-        return f"{self.median:.3g} ({self.lowest:.3g} to {self.highest:.3g})"
 
 
 @dataclass(frozen=True)
@@ -127,19 +110,13 @@ def bench(
             f"{precision}",
             model=f"{config.name}, {config.decode.method} search",
             audio=f"{len(parts)} {origin}, {total:.0f} s",
-            help_seconds=Spread.of([_timed(_help) for _ in range(repeats)]),
+            help_seconds=Spread.of([seconds_of(_help) for _ in range(repeats)]),
             throughput=Spread.of(
-                [total / _timed(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
+                [total / seconds_of(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
             ),
             shares=_shares(recognizer, parts),
             long_file=_long_file(recognizer, model, parts, folder / "long.flac", long_seconds),
         )
-
-
-def _timed(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 def _help() -> None:
@@ -198,10 +175,10 @@ def _shares(recognizer: Recognizer, files: Sequence[Path]) -> dict[str, float]:
         marks.append(time.perf_counter())
         lengths = torch.tensor([waveform.numel()], device=packaged.device)
         features, frames = packaged.filter_bank(waveform[None], lengths)
-        _wait_for(packaged.device)
+        wait_for(packaged.device)
         marks.append(time.perf_counter())
         log_probs, lengths = packaged.network(features, frames)
-        _wait_for(packaged.device)
+        wait_for(packaged.device)
         marks.append(time.perf_counter())
         recognizer.decoder(log_probs, lengths)
         marks.append(time.perf_counter())
@@ -209,11 +186,6 @@ def _shares(recognizer: Recognizer, files: Sequence[Path]) -> dict[str, float]:
             spent[stage] += end - start
     total = sum(spent.values())
     return {stage: seconds / total for stage, seconds in spent.items()}
-
-
-def _wait_for(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize(device)
 
 
 def _long_file(

@@ -1,51 +1,29 @@
 """Speed of a recipe's network on made-up speech: training steps and inference, with rivals.
 
 Noise costs what speech does, and needs neither a corpus nor a disk: `asr train` shows the speed
-with both. Durations follow LibriSpeech's roughly, and batches are planned as the trainer's.
+with both.
 """
 
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import kernels
-from asr.bench import Spread
 from asr.config import Config
-from asr.data import Batch, plan_batches
+from asr.data import Batch
 from asr.device import computing_in
 from asr.errors import AsrError
 from asr.features import FilterBank
 from asr.model import AcousticModel
+from asr.noise_batches import MEAN_SECONDS, UNITS, noise, noise_batches
+from asr.timing import Spread, seconds_of
 from asr.update import Update
-
-#: Seconds of an utterance, by the share of all that are no longer: the shape of LibriSpeech's
-#: training parts as we remember it, with their mean of 12.3 s; not taken from the corpus.
-QUANTILES = {
-    0.0: 1.4,
-    0.05: 3.3,
-    0.1: 5.0,
-    0.25: 10.7,
-    0.5: 14.0,
-    0.75: 15.3,
-    0.9: 16.0,
-    0.99: 16.8,
-    1.0: 24.5,
-}
-MEAN_SECONDS = 12.3
-
-#: Units that are said in a second, about.
-RATES = {"subword": 4.0, "phoneme": 10.0, "character": 14.0}
-
-#: How many there are; of subwords the recipe says it.
-UNITS = {"phoneme": 40, "character": 29}
 
 #: What a GPU kernel is part of, by what its name contains; the first that fits.
 PARTS = {
@@ -72,9 +50,7 @@ class Speeds:
 
     name: str
     training: Spread  # x real time
-    inference: dict[
-        int, Spread
-    ]  # utterances of a batch -> x real time, as far as log-probabilities
+    inference: dict[int, Spread]  # utterances of a batch -> x real time, to log-probabilities
     work: Work | None = None
 
 
@@ -210,49 +186,6 @@ def _torch_lstm(ours: kernels.LSTM) -> nn.LSTM:
     return lstm.to(next(ours.parameters()).device)
 
 
-def made_up(config: Config, units: int, steps: int, pin: bool) -> list[Batch]:
-    """At least so many batches, planned as an epoch's."""
-    shift = config.features.frame_shift / 1000
-    most = config.train.max_frames * shift  # seconds of a batch
-    count = math.ceil(steps * most / MEAN_SECONDS)
-    while True:
-        seconds = durations(count)
-        plan = plan_batches(
-            seconds, config.augment.speeds, most, config.train.max_utterances, config.train.seed, 0
-        )
-        if len(plan) >= steps:
-            break
-        count *= 2
-    return [
-        noise(config, units, [seconds[entry.index] / entry.speed for entry in batch], pin)
-        for batch in plan
-    ]
-
-
-def durations(count: int) -> list[float]:
-    """Seconds of so many utterances, spread evenly over `QUANTILES`."""
-    shares = (np.arange(count) + 0.5) / count
-    seconds: list[float] = np.interp(shares, list(QUANTILES), list(QUANTILES.values())).tolist()
-    return seconds
-
-
-def noise(config: Config, units: int, seconds: Sequence[float], pin: bool) -> Batch:
-    """A batch of such utterances, with transcripts that say nothing."""
-    generator = torch.Generator().manual_seed(len(seconds))
-    rate = config.features.sample_rate
-    lengths = torch.tensor([round(rate * length) for length in seconds])
-    spoken = torch.tensor([max(1, round(RATES[config.units.kind] * s)) for s in seconds])
-    waveforms = 0.1 * torch.randn(len(seconds), int(lengths.max()), generator=generator)
-    waveforms *= torch.arange(waveforms.shape[1]) < lengths[:, None]
-    return Batch(
-        tuple(f"noise {n}" for n in range(len(seconds))),
-        waveforms.pin_memory() if pin else waveforms,
-        lengths,
-        torch.randint(1, units, (int(spoken.sum()),), generator=generator),
-        spoken,
-    )
-
-
 def bench_training(
     config: Config,
     device: str = "cpu",
@@ -276,7 +209,7 @@ def bench_training(
     on_gpu = device != "cpu"
     inference = inference or ((1, 32, 256) if on_gpu else (1, 8))
     units = UNITS.get(config.units.kind, config.units.vocab_size)
-    batches = made_up(config, units, steps, pin=on_gpu)
+    batches = noise_batches(config, units, steps, pin=on_gpu)
     heard = {n: noise(config, units, [MEAN_SECONDS] * n, pin=on_gpu) for n in inference}
     seconds = sum(float(batch.lengths.sum()) for batch in batches) / config.features.sample_rate
     targets = [batches[0].targets.tolist()]  # MMI's trigram is to have some
@@ -320,21 +253,10 @@ def _round(
     way: Way, batches: Sequence[Batch], heard: dict[int, Batch]
 ) -> tuple[float, dict[int, float]]:
     """Seconds of all training steps, and of inference, by the size of the batch."""
-    training = _seconds(way, partial(way.train, batches))
-    return training, {n: _seconds(way, partial(way.infer, batch)) for n, batch in heard.items()}
-
-
-def _seconds(way: Way, action: Callable[[], None]) -> float:
-    _wait_for(way)
-    start = time.perf_counter()
-    action()
-    _wait_for(way)
-    return time.perf_counter() - start
-
-
-def _wait_for(way: Way) -> None:
-    if way.device.type == "cuda":
-        torch.cuda.synchronize(way.device)
+    training = seconds_of(partial(way.train, batches), way.device)
+    return training, {
+        n: seconds_of(partial(way.infer, batch), way.device) for n, batch in heard.items()
+    }
 
 
 def _work(way: Way, batches: Sequence[Batch]) -> Work | None:
@@ -342,7 +264,7 @@ def _work(way: Way, batches: Sequence[Batch]) -> Work | None:
     torch.cuda.reset_peak_memory_stats(way.device)
     before = torch.cuda.memory_allocated(way.device)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        seconds = _seconds(way, partial(way.train, batches))
+        seconds = seconds_of(partial(way.train, batches), way.device)
     spent: dict[str, float] = {}
     spans = []
     for event in profile.events() or ():

@@ -11,63 +11,42 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from asr.errors import AsrError, AudioError, ConfigError
+from asr.commands import Commands, complain
+from asr.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
     from asr.transcribe import Recognizer
 
 
-class _Commands(TyperGroup):
-    """Commands whose failures are one line on stderr and an exit status, never a traceback."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order that help shows them: `prepare`, a group, comes first."""
-        return sorted(
-            super().list_commands(ctx),
-            key=lambda name: not isinstance(self.commands[name], TyperGroup),
-        )
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that `ctx` names."""
-        try:
-            return super().invoke(ctx)
-        except AsrError as error:
-            _complain(error)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("asr: interrupted", err=True)
-            raise typer.Exit(130) from None
-        except RuntimeError as error:
-            if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
-                raise
-            advice = "train.max_frames in the recipe makes batches smaller; or try --device cpu"
-            _complain(f"the GPU's memory is too small: {str(error).splitlines()[0]}; {advice}")
-            raise typer.Exit(1) from None
-        except BrokenPipeError:
-            raise  # typer ends quietly when nobody reads any more
-        except OSError as error:
-            _complain(f"{error.filename}: {error.strerror}" if error.filename else error)
-            raise typer.Exit(1) from None
-
-
-def _complain(error: object) -> None:
-    typer.echo(f"asr: error: {error}", err=True)
-
-
 _SETTINGS: dict[str, Any] = {
-    "cls": _Commands,
+    "cls": Commands,
     "no_args_is_help": True,
     "add_completion": False,
     "pretty_exceptions_enable": False,
     "rich_markup_mode": None,  # rich costs half of the time that help takes
 }
-app = typer.Typer(
-    help="Speech recognition: prepare data, train, evaluate, transcribe, align.", **_SETTINGS
-)
+app = typer.Typer(**_SETTINGS)
 prepare = typer.Typer(help="Turn a corpus into manifests.", no_args_is_help=True)
 app.add_typer(prepare, name="prepare")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"asr {version('blstm-asr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Speech recognition: prepare data, train, evaluate, transcribe, align."""
 
 
 class Format(StrEnum):
@@ -211,7 +190,7 @@ def evaluate(
     if out is not None:
         result.write_rows(out)
     for reason in result.failures.values():
-        _complain(reason)
+        complain(reason)
     if result.failures:
         raise typer.Exit(1)
 
@@ -258,7 +237,7 @@ def transcribe(
     failed = False
     for result in recognizer.transcribe_many(files):
         if isinstance(result, AudioError):
-            _complain(result)
+            complain(result)
             failed = True
         elif output is Format.json:
             typer.echo(_json(result.to_dict()))

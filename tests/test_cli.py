@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,12 @@ def manifest(folder: Path, *recordings: Path) -> Path:
     return path
 
 
+def test_version() -> None:
+    result = asr("--version")
+    assert result.exit_code == 0
+    assert result.stdout == f"asr {version('blstm-asr')}\n"
+
+
 def test_help_lists_the_commands() -> None:
     result = asr("--help")
     assert result.exit_code == 0
@@ -61,6 +68,7 @@ def test_help_lists_the_commands() -> None:
         "tune-lm",
         "info",
         "bench",
+        "bench-training",
     ):
         assert command in result.stdout
 

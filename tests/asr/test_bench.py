@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from asr.bench import Spread, bench, speech_like
+from asr.bench import bench, speech_like
 from asr.errors import AudioError
-
-
-def test_spread() -> None:
-    assert Spread.of([3.0, 1.0, 2.0]) == Spread(median=2.0, lowest=1.0, highest=3.0)
-    assert str(Spread.of([100.4, 98.76])) == "99.6 (98.8 to 100)"
 
 
 def test_speech_like_sound_is_loud_enough_and_reproducible() -> None:

@@ -6,18 +6,10 @@ import pytest
 import torch
 
 from asr import bench_training as bench_module
-from asr.bench_training import (
-    MEAN_SECONDS,
-    bench_training,
-    covered,
-    durations,
-    made_up,
-    networks,
-    noise,
-    part_of,
-)
+from asr.bench_training import bench_training, covered, networks, part_of
 from asr.config import Config, DataConfig, ModelConfig, TrainConfig, UnitConfig
 from asr.errors import AsrError
+from asr.noise_batches import noise
 
 
 def _recipe(**train: object) -> Config:
@@ -28,25 +20,6 @@ def _recipe(**train: object) -> Config:
         model=ModelConfig(conv_channels=2, num_layers=2, hidden_size=4, dropout=0.0),
         train=TrainConfig.model_validate({"max_frames": 4000, **train}),
     )
-
-
-def test_durations_have_the_mean_that_is_said() -> None:
-    seconds = durations(1000)
-    assert sum(seconds) / 1000 == pytest.approx(MEAN_SECONDS, abs=0.1)
-    assert seconds == sorted(seconds)
-    assert len(durations(1)) == 1
-
-
-@pytest.mark.parametrize("max_utterances", [1, 64])
-def test_batches_are_those_of_a_trainer(max_utterances: int) -> None:
-    batches = made_up(_recipe(max_utterances=max_utterances), 29, steps=3, pin=False)
-    assert len(batches) >= 3
-    for batch in batches:
-        assert len(batch.ids) <= max_utterances
-        assert batch.waveforms.shape == (len(batch.ids), batch.lengths.max())
-        assert batch.waveforms.numel() <= 40.5 * 16000 or len(batch.ids) == 1
-        assert batch.target_lengths.sum() == len(batch.targets)
-        assert 0 < batch.targets.min() <= batch.targets.max() < 29
 
 
 def test_rivals_compute_the_same() -> None:

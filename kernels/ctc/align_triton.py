@@ -23,7 +23,9 @@ MOST_LABELS = 2**15 - 1  # of an utterance: with more, shared memory does not ho
 _FROM_BLANK, _FROM_LABEL, _BLANK_FROM_LABEL = (tl.constexpr(code) for code in (1, 2, 4))
 
 
-@triton.jit(do_not_specialize=["T", "L", "blank"])  # type: ignore[untyped-decorator]
+@triton.jit(  # type: ignore[untyped-decorator]
+    do_not_specialize=["T", "L", "blank", "stride_t", "stride_b"]
+)
 def _viterbi(  # type: ignore[no-untyped-def]
     log_probs,  # [T, B, V], any strides
     targets,  # [B, L]

@@ -212,7 +212,12 @@ def _parents(beam, is_child, LANES: tl.constexpr):
     return tl.where(is_child, parent, LANES)
 
 
-@triton.jit(do_not_specialize=["T", "B", "K", "C", "V", "blank", "start", *Sizes._fields])
+@triton.jit(
+    do_not_specialize=[
+        *("T", "B", "K", "C", "V", "blank", "start"),
+        *("stride_t", "stride_b", "units_t", "units_b", *Sizes._fields),
+    ]
+)
 def search_kernel(
     log_probs,  # [T, B, V], any strides
     lengths,  # [B] int64; below 0 is 0, above T is T

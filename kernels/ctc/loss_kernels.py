@@ -55,7 +55,7 @@ def _log_total(rows, inside, V, stride_v, BLOCK_T: tl.constexpr, BLOCK_V: tl.con
     return _finite(top) + tl.log2(total)
 
 
-@triton.jit(do_not_specialize=["T", "L", "V", "blank", "limit"])
+@triton.jit(do_not_specialize=["T", "L", "V", "blank", "limit", "stride_targets"])
 def prepare_kernel(
     targets,  # [B, L] int64
     lengths,  # [B] int64

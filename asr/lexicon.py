@@ -1,6 +1,7 @@
 """Pronunciation lexicon: words and the phones they are said with."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from asr.errors import DataError
@@ -14,6 +15,11 @@ PHONES: tuple[str, ...] = (
 """The 39 ARPAbet phones, without stress."""
 
 Pronunciation = tuple[str, ...]
+
+
+@cache  # there are few phones, and half a million of them in the packaged lexicon
+def _without_stress(phone: str) -> str:
+    return phone.rstrip("012")
 
 
 class Lexicon:
@@ -39,7 +45,7 @@ class Lexicon:
         Raises:
             DataError: no word or no phones.
         """
-        pronunciation = tuple(phone.rstrip("012") for phone in phones)
+        pronunciation = tuple(map(_without_stress, phones))
         if not word or not all(pronunciation) or not pronunciation:
             got = f"{word} {' '.join(pronunciation)}".strip()
             raise DataError(f"expected a word and its phones, got {got!r}; give WORD PH PH PH")

@@ -155,7 +155,7 @@ def _speller(tokenizer: Tokenizer, separator: int | None) -> Callable[[str], lis
     def spell(word: str) -> list[Spelling]:
         if word not in pronunciations:
             return []
-        return [tuple(units[phone] for phone in phones) for phones in pronunciations[word]]
+        return [tuple(map(units.__getitem__, phones)) for phones in pronunciations[word]]
 
     return spell
 

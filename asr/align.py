@@ -133,7 +133,7 @@ def read_text(text_or_file: str) -> str:
     """
     text = text_or_file
     is_file = os.path.isfile(text_or_file)  # noqa: PTH113  (Path's raises on a long text)
-    if is_file or re.fullmatch(r"\S+\.\w+|.+\.txt", text_or_file):
+    if is_file or re.fullmatch(r"\S+\.\w\w+|.+\.txt", text_or_file):
         try:
             text = Path(text_or_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

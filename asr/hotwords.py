@@ -31,7 +31,7 @@ class BoostedModel(LM):  # type: ignore[misc]
     """A language model of flashlight's with a bonus for some of its words.
 
     Each call goes through Python. There is one at each word's end that a search looks at, so that
-    it takes about three times as long.
+    transcription takes about twice as long.
 
     Args:
         model: scores words by label.

@@ -98,6 +98,7 @@ def test_a_text_is_words_or_a_file(tmp_path: Path) -> None:
     path.write_text("The old-tree\nand told.\n")
     assert read_text(str(path)) == "THE OLD TREE AND TOLD"
     assert read_text("The old tree.") == "THE OLD TREE"
+    assert read_text("U.S") == "U S"
     assert read_text("the " * 2000).startswith("THE THE")  # longer than a name can be
     spaced = path.rename(tmp_path / "my text")
     assert read_text(str(spaced)) == "THE OLD TREE AND TOLD"

@@ -9,7 +9,7 @@ products of what this kernel writes, see `layer`.
 import triton
 import triton.language as tl
 
-from kernels.backends.triton.sync import filled, integers
+from kernels.backends.triton.sync import hand_over, integers
 from kernels.backends.triton.tiles import (
     all_tiles,
     frame_of,
@@ -27,12 +27,6 @@ from kernels.backends.triton.tiles import (
 def value(pointers, mask):
     """A tile in float32."""
     return tl.load(pointers, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def emit(pointers, values, DTYPE: tl.constexpr, mask):
-    """Store a tile that others may wait for."""
-    tl.store(pointers, filled(values.to(DTYPE)), mask=mask)
 
 
 @triton.jit(do_not_specialize=["B", "first_group", "first_step", "last_step", "limit"])
@@ -180,16 +174,16 @@ def backward_kernel(
             if CELL == "lstm":
                 di = dc_here * g * i * (1 - i)
                 df = dc_here * c_before * f * (1 - f)
-                emit(out + H, df, DTYPE, here)
+                hand_over(out + H, df, DTYPE, here)
                 if PEEPHOLE:
                     dc_past += df * p_f
             else:
                 di = dc_here * (g - c_before) * i * (1 - i)
             if PEEPHOLE:
                 dc_past += di * p_i
-            emit(out, di, DTYPE, here)
-            emit(out + (GATES - 2) * H, dc_here * i * (1 - g * g), DTYPE, here)
-            emit(out + (GATES - 1) * H, do, DTYPE, here)
+            hand_over(out, di, DTYPE, here)
+            hand_over(out + (GATES - 2) * H, dc_here * i * (1 - g * g), DTYPE, here)
+            hand_over(out + (GATES - 1) * H, do, DTYPE, here)
             dc = tl.where(here, dc_past, dc)
             dh_past = tl.where(here, 0.0, dh_past)
         elif CELL == "gru":
@@ -203,17 +197,17 @@ def backward_kernel(
                 n = tanh(n + r * u)
             h_before = value(y + at_before, begun) + value(h_0 + state, here & (step == 0))
             dn = dh * (1 - z) * (1 - n * n)
-            emit(out, dn * r, DTYPE, here)
-            emit(out + H, dn * u * r * (1 - r), DTYPE, here)
-            emit(out + 2 * H, dh * (h_before - n) * z * (1 - z), DTYPE, here)
-            emit(out + 3 * H, dn, DTYPE, here)
+            hand_over(out, dn * r, DTYPE, here)
+            hand_over(out + H, dn * u * r * (1 - r), DTYPE, here)
+            hand_over(out + 2 * H, dh * (h_before - n) * z * (1 - z), DTYPE, here)
+            hand_over(out + 3 * H, dn, DTYPE, here)
             dh_past = tl.where(here, dh * z, dh_past)
         else:
             h = value(y + at_unit, here)
             if CELL == "rnn_tanh":
-                emit(out, dh * (1 - h * h), DTYPE, here)
+                hand_over(out, dh * (1 - h * h), DTYPE, here)
             else:
-                emit(out, tl.where(h <= 0, 0.0, dh), DTYPE, here)
+                hand_over(out, tl.where(h <= 0, 0.0, dh), DTYPE, here)
             dh_past = tl.where(here, 0.0, dh_past)
 
     tl.store(dh_state + state, dh_past, mask=inside)

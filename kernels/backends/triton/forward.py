@@ -15,7 +15,7 @@ length - 1 - s. Past its end a state stays what it was, and nothing is stored.
 import triton
 import triton.language as tl
 
-from kernels.backends.triton.sync import filled, integers
+from kernels.backends.triton.sync import hand_over, integers
 from kernels.backends.triton.tiles import (
     all_tiles,
     column_tile,
@@ -199,7 +199,7 @@ def forward_kernel(
         if DROP:
             tl.store(y + at_unit, h.to(DTYPE), mask=here)
             seen = h * kept
-        tl.store(output + at_unit - direction * H, filled(seen.to(DTYPE)), mask=here)
+        hand_over(output + at_unit - direction * H, seen, DTYPE, here)
         if LSTM:
             if SAVE_STATE:
                 tl.store(saved + at_unit, c.to(DTYPE), mask=here)

@@ -27,6 +27,12 @@ def integers(pointer):
 
 
 @triton.jit
+def hand_over(pointers, values, DTYPE: tl.constexpr, mask):
+    """Store a tile, as DTYPE, for those who wait for it: in L2, where they look."""
+    tl.store(pointers, filled(values.to(DTYPE)), mask=mask, cache_modifier=".cg")
+
+
+@triton.jit
 def filled(values):
     """`values` as integers, none of them EMPTY: what a writer stores."""
     if values.dtype.primitive_bitwidth == 32:

@@ -2,7 +2,7 @@
 
 soundfile (libsndfile) decodes WAV, FLAC, MP3 and Ogg; what it does not know (m4a, mp4, webm)
 goes through PyAV (FFmpeg). A file that ends before its own header, page flags or container say
-it should is an error, never a shorter waveform.
+it should is an error, never a shorter waveform. Ogg streams in a row go through PyAV, too.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ _PEAK = 8.0  # lossy codecs overshoot 1 a little; far above it the samples are n
 _MP3_FRAME = 1152  # some encoders count their header as a frame of speech
 _AV_SLACK = 0.1  # seconds a container may promise and not hold: encoder priming and padding
 _OGG_PAGE = 65307  # bytes of the largest page
+_OGG_FLAGS = re.compile(rb"OggS\0(.)", re.DOTALL)  # of each page
 _STREAMED = (0x7FFFF000, 0xFFFFF000)  # lengths from here to the word's end: "not known yet"
 # Lines of libsndfile's log about the chunk that holds the samples, in RIFF, W64, RF64, AU, AIFF.
 _SHORT_CHUNK = re.compile(
@@ -96,6 +98,8 @@ def audio_info(path: str | Path) -> AudioInfo:
     _check_regular(path)
     try:
         info = soundfile.info(_name(path))
+        if info.format == "OGG" and _is_chained(path):
+            raise AudioError(f"{path}: several Ogg streams in a row; convert it to FLAC")
         return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
     except soundfile.LibsndfileError:
         pass
@@ -135,7 +139,23 @@ def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
         yield from _decode_av(path)
         return
     with file:
-        yield from _decode_soundfile(path, file)
+        if file.format == "OGG" and _is_chained(path):
+            _check_last_page(path)
+            yield from _decode_av(path)
+        else:
+            yield from _decode_soundfile(path, file)
+
+
+def _is_chained(path: Path) -> bool:
+    """Whether an Ogg stream follows another (RFC 3533): libsndfile reads the first alone."""
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as pages:
+        ended = False
+        for page in _OGG_FLAGS.finditer(pages):
+            flags = page[1][0]
+            if ended and flags & 2:  # begins a stream
+                return True
+            ended |= bool(flags & 4)  # ends one
+    return False
 
 
 def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
@@ -219,6 +239,7 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
         stream = _audio_stream(path, container)
         promised = _promised_seconds(container, stream)
         converter, pending, pending_samples, seconds = None, [], 0, 0.0
+        end = 0.0  # of the last frame: what begins late or has gaps is not truncated
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt:
@@ -228,6 +249,7 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
                         rate = frame.sample_rate
                         # Interleaved: PyAV reads outside of frames with more than 8 planes.
                         converter = av.AudioResampler("flt", frame.layout, rate)
+                    end = (frame.time or 0.0) + frame.samples / rate
                     for converted in converter.resample(frame):
                         samples = torch.from_numpy(converted.to_ndarray())  # [1, n * C]
                         mono = _mean(samples.view(-1, converted.layout.nb_channels).T)
@@ -243,7 +265,7 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
             raise AudioError(f"{path}: not audio: no samples in it")
         if pending:
             yield torch.cat(pending), rate
-        if promised is not None and seconds + _AV_SLACK < promised:
+        if promised is not None and max(seconds, end) + _AV_SLACK < promised:
             raise AudioError(
                 f"{path}: truncated: its header promises {promised:.2f} s, {seconds:.2f} s came"
             )

@@ -36,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except SafetensorError as error:  # safetensors' way to say that the disk is full
         raise OSError(f"{path}: cannot be written: {error}") from None
     except OSError as error:
-        if error.filename == str(partial):
+        if error.filename in (None, str(partial)):  # None: of a write, as on a full disk
             error.filename = str(path)
         raise
     finally:

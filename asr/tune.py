@@ -118,6 +118,8 @@ def tune_lm(
     """
     if not utterances:
         raise DataError("tune_lm: expected at least one utterance, got none")
+    if not any(utterance.text.split() for utterance in utterances):
+        raise DataError("tune_lm: expected transcripts with words, got none")
     model = language_model or find_language_model(packaged.directory)
     words = Vocabulary(packaged.tokenizer, model)
     graph = words.load()

@@ -35,14 +35,16 @@ def sound(seconds: float = SECONDS, rate: int = RATE, channels: int = 1) -> Samp
     return tone.astype(np.float32)
 
 
-def encode(path: Path, codec: str, rate: int = RATE, **options: str) -> None:
-    """Write `sound()` through FFmpeg; `options` are the container's."""
+def encode(path: Path, codec: str, rate: int = RATE, *, late: float = 0.0, **options: str) -> None:
+    """Write `sound()` through FFmpeg, from `late` seconds on; `options` are the container's."""
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         frame = av.AudioFrame.from_ndarray(sound().T.copy(), format="fltp", layout="mono")
         frame.sample_rate = RATE
         resampler = av.AudioResampler(stream.codec_context.format.name, "mono", rate)
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            if late:
+                part.pts = (part.pts or 0) + round(late / part.time_base)
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
 
@@ -256,6 +258,28 @@ def test_one_missing_byte_is_noticed(files: dict[str, Path], tmp_path: Path, nam
     path = tmp_path / name
     path.write_bytes(files[name].read_bytes()[:-1])
     assert "truncated" in reason(path)
+
+
+@pytest.mark.parametrize("name", ["vorbis.ogg", "a.opus"])
+def test_ogg_streams_in_a_row_are_read_to_the_last(
+    files: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(2 * files[name].read_bytes())
+    assert len(read_audio(path)) == pytest.approx(2 * SECONDS * 16000, rel=0.02)
+    with pytest.raises(AudioError, match="several Ogg streams"):
+        audio_info(path)
+    path.write_bytes((2 * files[name].read_bytes())[:-100])
+    assert "truncated" in reason(path)
+
+
+@pytest.mark.parametrize("name", ["a.webm", "a.mka", "a.m4a"])
+def test_what_begins_late_is_not_truncated(
+    files: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    encode(path, {"a.webm": "libopus", "a.mka": "flac", "a.m4a": "aac"}[name], 48000, late=1.5)
+    assert len(read_audio(path)) == pytest.approx(SECONDS * 16000, rel=0.05)
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFFFFF, 0xFFFFFFFF - 36])

@@ -27,6 +27,9 @@ def test_what_cannot_be_written_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(PermissionError) as error, replacing(path) as partial:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(partial))
     assert error.value.filename == str(path)
+    with pytest.raises(OSError, match="No space left") as error, replacing(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a write knows no name
+    assert error.value.filename == str(path)
 
 
 def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:

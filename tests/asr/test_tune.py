@@ -184,6 +184,8 @@ def test_tune_lm_hears_every_utterance_once(
         tune_lm(packaged, [Utterance("a", "none.wav", 1.0, "THE SEA", "")])
     with pytest.raises(DataError, match="none"):
         tune_lm(packaged, [])
+    with pytest.raises(DataError, match="transcripts with words"):
+        tune_lm(packaged, [Utterance("a", "none.wav", 1.0, "", "")])
     other = tmp_path / "other.arpa"
     unheard = Utterance("a", str(tmp_path / "noise.wav"), 1.0, "THE SEA", "")
     with pytest.raises(DataError, match="expected speech"):

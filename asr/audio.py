@@ -238,8 +238,9 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
     with _open_av(path) as container:
         stream = _audio_stream(path, container)
         promised = _promised_seconds(container, stream)
-        converter, pending, pending_samples, seconds = None, [], 0, 0.0
-        end = 0.0  # of the last frame: what begins late or has gaps is not truncated
+        pending: list[Tensor] = []
+        converter, pending_samples, seconds = None, 0, 0.0
+        whole = ((container.start_time or 0) + (container.duration or 0)) / 1_000_000
         try:
             for packet in container.demux(stream):
                 if packet.is_corrupt:
@@ -249,7 +250,11 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
                         rate = frame.sample_rate
                         # Interleaved: PyAV reads outside of frames with more than 8 planes.
                         converter = av.AudioResampler("flt", frame.layout, rate)
-                    end = (frame.time or 0.0) + frame.samples / rate
+                    # What begins late or has gaps keeps its times: silence takes their place.
+                    place = 0.0 if promised is None else frame.time or 0.0
+                    if seconds + _AV_SLACK < place < whole:
+                        yield from _silence(pending, round((place - seconds) * rate), rate)
+                        pending, pending_samples, seconds = [], 0, place
                     for converted in converter.resample(frame):
                         samples = torch.from_numpy(converted.to_ndarray())  # [1, n * C]
                         mono = _mean(samples.view(-1, converted.layout.nb_channels).T)
@@ -265,10 +270,18 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
             raise AudioError(f"{path}: not audio: no samples in it")
         if pending:
             yield torch.cat(pending), rate
-        if promised is not None and max(seconds, end) + _AV_SLACK < promised:
+        if promised is not None and seconds + _AV_SLACK < promised:
             raise AudioError(
                 f"{path}: truncated: its header promises {promised:.2f} s, {seconds:.2f} s came"
             )
+
+
+def _silence(before: list[Tensor], samples: int, rate: int) -> Iterator[tuple[Tensor, int]]:
+    """What is pending, and so many samples of 0 after it, in blocks."""
+    for block in before:
+        yield block, rate
+    for first in range(0, samples, _BLOCK_SAMPLES):
+        yield torch.zeros(min(_BLOCK_SAMPLES, samples - first)), rate
 
 
 def _mean(channels: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
     except SafetensorError as error:  # safetensors' way to say that the disk is full
         raise OSError(f"{path}: cannot be written: {error}") from None
     except OSError as error:
-        if error.filename in (None, str(partial)):  # None: of a write, as on a full disk
+        # A write, as on a full disk, names no file; an error without a number says all itself.
+        if error.errno is not None and error.filename in (None, str(partial)):
             error.filename = str(path)
         raise
     finally:

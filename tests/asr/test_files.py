@@ -30,6 +30,9 @@ def test_what_cannot_be_written_is_called_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left") as error, replacing(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a write knows no name
     assert error.value.filename == str(path)
+    with pytest.raises(OSError, match="no such codec") as error, replacing(path):
+        raise OSError("no such codec")
+    assert error.value.filename is None
 
 
 def test_a_device_is_written_to_and_stays_one(tmp_path: Path) -> None:

@@ -31,11 +31,14 @@ class ConvSubsampling(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, orders * bins], [B] -> [B, ceil(T / 4), output_size], [B]."""
         x = features.unflatten(2, (-1, self.bins)).transpose(1, 2)  # [B, orders, T, bins]
+        x = x.masked_fill(_past(lengths, x.shape[2]), 0.0)
         for convolution in (self.first, self.second):
-            # Zero what lies past the end, as the padding of the utterance alone would be.
-            x = x * _valid(lengths, x.shape[2])[:, None, :, None]
-            x = F.relu(convolution(x))
+            # Past the end 0, as the padding of the utterance alone would be. Channels last and in
+            # place: for these, the widest tensors of all, that took half the time.
             lengths = (lengths + 1) // 2
+            weight = convolution.weight.to(memory_format=torch.channels_last)
+            x = F.conv2d(x, weight, convolution.bias, stride=2, padding=1)
+            x = x.masked_fill_(_past(lengths, x.shape[2]), 0.0).relu_()
         return x.transpose(1, 2).flatten(2), lengths
 
 
@@ -57,9 +60,9 @@ class StackSubsampling(nn.Module):
         return stack_frames(features, lengths, self.stack, self.factor)
 
 
-def _valid(lengths: Tensor, size: int) -> Tensor:
-    """[B] -> [B, size] bool: true before each utterance's end."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
+def _past(lengths: Tensor, size: int) -> Tensor:
+    """[B] -> [B, 1, size, 1] bool: true past each utterance's end."""
+    return (torch.arange(size, device=lengths.device) >= lengths[:, None])[:, None, :, None]
 
 
 class RecurrentLayer(nn.Module):
@@ -167,8 +170,8 @@ class AcousticModel(nn.Module):
         """What is taken off the features: [D], or [B, 1, D]."""
         if self.cmn_prior == math.inf:
             return self.cmvn_mean
-        past = ~_valid(lengths, features.shape[1])
-        own = features.masked_fill(past[:, :, None], 0.0).sum(1)
+        past = _past(lengths, features.shape[1])[:, 0]  # [B, T, 1]
+        own = features.masked_fill(past, 0.0).sum(1)
         frames = (lengths + self.cmn_prior).clamp(min=1.0)[:, None]
         return ((own + self.cmn_prior * self.cmvn_mean) / frames)[:, None]
 

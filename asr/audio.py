@@ -2,7 +2,7 @@
 
 soundfile (libsndfile) decodes WAV, FLAC, MP3 and Ogg; what it does not know (m4a, mp4, webm)
 goes through PyAV (FFmpeg). A file that ends before its own header, page flags or container say
-it should is an error, never a shorter waveform. Ogg streams in a row go through PyAV, too.
+it should is an error, never a shorter waveform; one joined from several is read to the last.
 """
 
 import os
@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
+from io import BytesIO
+from itertools import groupby
 from math import ceil
-from mmap import ACCESS_READ, mmap
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ import soundfile
 import torch
 from torch import Tensor
 
+from asr.containers import check_last_ogg_page, is_chained_ogg, mp3_parts
 from asr.errors import AudioError
 
 SAMPLE_RATE = 16000
@@ -28,8 +31,6 @@ _RATES = range(1000, 768_001)  # Hz; outside, the header is damaged
 _PEAK = 8.0  # lossy codecs overshoot 1 a little; far above it the samples are not normalised
 _MP3_FRAME = 1152  # some encoders count their header as a frame of speech
 _AV_SLACK = 0.1  # seconds a container may promise and not hold: encoder priming and padding
-_OGG_PAGE = 65307  # bytes of the largest page
-_OGG_FLAGS = re.compile(rb"OggS\0(.)", re.DOTALL)  # of each page
 _STREAMED = (0x7FFFF000, 0xFFFFF000)  # lengths from here to the word's end: "not known yet"
 # Lines of libsndfile's log about the chunk that holds the samples, in RIFF, W64, RF64, AU, AIFF.
 _SHORT_CHUNK = re.compile(
@@ -98,8 +99,8 @@ def audio_info(path: str | Path) -> AudioInfo:
     _check_regular(path)
     try:
         info = soundfile.info(_name(path))
-        if info.format == "OGG" and _is_chained(path):
-            raise AudioError(f"{path}: several Ogg streams in a row; convert it to FLAC")
+        if (info.format == "OGG" and is_chained_ogg(path)) or (_is_mp3(info) and mp3_parts(path)):
+            raise AudioError(f"{path}: several recordings in a row; convert it to FLAC")
         return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
     except soundfile.LibsndfileError:
         pass
@@ -139,23 +140,30 @@ def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
         yield from _decode_av(path)
         return
     with file:
-        if file.format == "OGG" and _is_chained(path):
-            _check_last_page(path)
+        if file.format == "OGG" and is_chained_ogg(path):
+            check_last_ogg_page(path)
             yield from _decode_av(path)
+        elif _is_mp3(file) and (parts := mp3_parts(path)):
+            for part in parts:
+                yield from _decode_part(path, part)
         else:
             yield from _decode_soundfile(path, file)
 
 
-def _is_chained(path: Path) -> bool:
-    """Whether an Ogg stream follows another (RFC 3533): libsndfile reads the first alone."""
-    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as pages:
-        ended = False
-        for page in _OGG_FLAGS.finditer(pages):
-            flags = page[1][0]
-            if ended and flags & 2:  # begins a stream
-                return True
-            ended |= bool(flags & 4)  # ends one
-    return False
+def _decode_part(path: Path, part: range) -> Iterator[tuple[Tensor, int]]:
+    with path.open("rb") as whole:
+        whole.seek(part.start)
+        data = whole.read(len(part))
+    try:
+        recording = soundfile.SoundFile(BytesIO(data))
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: damaged: {error.error_string}") from None
+    with recording:
+        yield from _decode_soundfile(path, recording)
+
+
+def _is_mp3(file: Any) -> bool:
+    return "MPEG" in file.subtype
 
 
 def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
@@ -170,7 +178,7 @@ def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
             break
         frames += len(block)
         yield _mean(torch.from_numpy(block).T), file.samplerate
-    slack = _MP3_FRAME if "MPEG" in file.subtype else 0
+    slack = _MP3_FRAME if _is_mp3(file) else 0
     if frames + slack < file.frames < 1 << 62:  # beyond: libsndfile's "not known"
         raise AudioError(
             f"{path}: truncated: its header promises {file.frames} frames, {frames} came"
@@ -180,7 +188,7 @@ def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
 def _check_complete(path: Path, file: Any) -> None:
     """Find the truncations that libsndfile repairs in silence."""
     if file.format == "OGG":
-        _check_last_page(path)
+        check_last_ogg_page(path)
     short = _SHORT_CHUNK.search(file.extra_info)
     if short is None:
         return
@@ -188,19 +196,6 @@ def _check_complete(path: Path, file: Any) -> None:
     streamed = any(start <= promised < start + 0x1000 for start in _STREAMED)
     if came < promised and not streamed:
         raise AudioError(f"{path}: truncated: its header promises {promised} bytes, {came} came")
-
-
-def _check_last_page(path: Path) -> None:
-    """An Ogg file ends in a whole page that carries the end-of-stream flag (RFC 3533)."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _OGG_PAGE))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    segments = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    whole = len(page) > 26 and len(page) >= 27 + page[26] + sum(segments)
-    if not (whole and page[5] & 4):
-        raise AudioError(f"{path}: truncated: its last Ogg page does not end the stream")
 
 
 def _open_av(path: Path) -> Any:
@@ -326,21 +321,26 @@ def _resampler(old: int, new: int) -> Any:
 def _resample(blocks: Iterator[tuple[Tensor, int]], sample_rate: int) -> Iterator[Tensor]:
     """Resample blocks so that, joined, they are the whole waveform resampled at once.
 
-    A block is resampled together with the samples around it that its filter sees; what those
-    give is cut off again. Ratios of rates without a common divisor are rounded to a
-    denominator of 2000 (the kernel grows with its square): a drift below 0.3 s an hour.
+    Ratios of rates without a common divisor are rounded to a denominator of 2000 (the kernel
+    grows with its square): a drift below 0.3 s an hour.
     """
+    for rate, alike in groupby(blocks, itemgetter(1)):
+        ratio = Fraction(rate, sample_rate).limit_denominator(2000)
+        waveforms = (block for block, _ in alike)
+        yield from waveforms if ratio == 1 else _resample_by(ratio, waveforms)
+
+
+def _resample_by(ratio: Fraction, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    """A block is resampled with the samples around it that its filter sees, their output cut off.
+
+    `ratio` is the old rate to the new one.
+    """
+    old, new = ratio.numerator, ratio.denominator
+    reach = ceil(6 / 0.99 * old / min(old, new)) + old  # of torchaudio's default filter
+    margin = ceil(reach / old) * old
     held = torch.empty(0)  # context on the left, then samples whose right context is to come
     context = 0  # samples of `held` that are already resampled
-    old = new = 1
-    for block, rate in blocks:
-        if rate == sample_rate:
-            yield block
-            continue
-        ratio = Fraction(rate, sample_rate).limit_denominator(2000)
-        old, new = ratio.numerator, ratio.denominator
-        reach = ceil(6 / 0.99 * old / min(old, new)) + old  # of torchaudio's default filter
-        margin = ceil(reach / old) * old
+    for block in blocks:
         held = torch.cat([held, block])
         ready = (len(held) - context - margin) // old * old
         if ready > 0:

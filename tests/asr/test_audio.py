@@ -267,10 +267,34 @@ def test_ogg_streams_in_a_row_are_read_to_the_last(
     path = tmp_path / name
     path.write_bytes(2 * files[name].read_bytes())
     assert len(read_audio(path)) == pytest.approx(2 * SECONDS * 16000, rel=0.02)
-    with pytest.raises(AudioError, match="several Ogg streams"):
+    with pytest.raises(AudioError, match="several recordings"):
         audio_info(path)
     path.write_bytes((2 * files[name].read_bytes())[:-100])
     assert "truncated" in reason(path)
+
+
+@pytest.mark.parametrize("tag", [b"", b"TAG".ljust(128)])
+@pytest.mark.parametrize("writer", ["libsndfile", "FFmpeg"])
+def test_mp3_recordings_in_a_row_are_read_to_the_last(
+    files: dict[str, Path], tmp_path: Path, writer: str, tag: bytes
+) -> None:
+    first, path = tmp_path / "first.mp3", tmp_path / "joined.mp3"
+    if writer == "FFmpeg":  # which puts an ID3 tag before it
+        encode(first, "libmp3lame")
+    else:
+        shutil.copy(files["a.mp3"], first)
+    path.write_bytes(2 * (first.read_bytes() + tag) + files["a.mp3"].read_bytes())
+    alone = read_audio(first)
+    assert torch.equal(read_audio(path), torch.cat([alone, alone, read_audio(files["a.mp3"])]))
+    with pytest.raises(AudioError, match="several recordings"):
+        audio_info(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    assert "truncated" in reason(path)
+    soundfile.write(path, sound(rate=22050), 22050)
+    path.write_bytes(path.read_bytes() + first.read_bytes())
+    whole = read_audio(path)
+    assert torch.equal(whole[-len(alone) :], alone)
+    assert len(whole) == pytest.approx(2 * len(alone), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.mka", "a.m4a"])

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asr.checkpoint import EpochScore
+from asr.errors import ModelError
 from asr.files import replacing
 
 
@@ -38,13 +40,30 @@ class BestEpochs:
         """Delete what is no longer among the best: once the checkpoint knows that it is not."""
         best = self.rank(history)
         for path in self.folder.glob("*.safetensors"):
-            if not self.quiet and int(path.stem) not in best:
+            if not self.quiet and path.stem.isdecimal() and int(path.stem) not in best:
                 path.unlink()
 
+    def kept(self, history: Sequence[EpochScore]) -> list[int]:
+        """The best epochs whose weights are here, best first."""
+        return [epoch for epoch in self.rank(history) if self._file(epoch).exists()]
+
     def average(self, history: Sequence[EpochScore]) -> dict[str, Tensor]:
-        """Mean of the best epochs' weights (Izmailov 2018)."""
-        sets = [load_file(self._file(epoch)) for epoch in self.rank(history)]
+        """Mean of the weights of `kept(history)` (Izmailov 2018); there must be some.
+
+        Raises:
+            ModelError: those of an epoch are damaged.
+        """
+        sets = [self._load(epoch) for epoch in self.kept(history)]
         return {name: torch.stack([s[name] for s in sets]).mean(0) for name in sets[0]}
+
+    def _load(self, epoch: int) -> dict[str, Tensor]:
+        try:
+            return load_file(self._file(epoch))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(
+                f"{self._file(epoch)}: cannot read the weights: {error}; delete it, and the mean "
+                "will be that of the others"
+            ) from None
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"{epoch:04d}.safetensors"

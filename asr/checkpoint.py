@@ -42,6 +42,7 @@ class TrainingState:
     epoch: int = 0
     batch: int = 0  # next batch of the epoch
     step: int = 0  # steps since the start, of one batch for each process
+    corpus: int = 0  # checksum of the training set; 0: not known
     skipped: int = 0  # steps left out because loss or gradient was not finite
     epoch_loss: float = 0.0  # sums over the epoch so far
     epoch_units: int = 0
@@ -123,18 +124,21 @@ def load_checkpoint(
         values = json.loads(file.metadata()[_STATE])
         values["history"] = [EpochScore(**score) for score in values["history"]]
         state = TrainingState(**values)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     weights = {}
-    for name, tensor in tensors.items():
-        kind, _, rest = name.partition(".")
-        if kind == "model":
-            weights[rest] = tensor
-        else:
-            index, _, moment = rest.partition(".")
-            moments.setdefault(int(index), {})[moment] = tensor
     try:
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "model":
+                weights[rest] = tensor
+                continue
+            index, _, moment = rest.partition(".")
+            if tensor.dim() and tensor.shape != parameters[int(index)].shape:
+                raise ValueError(f"{name} has the shape {list(tensor.shape)}")
+            moments.setdefault(int(index), {})[moment] = tensor
         model.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         reason = shorten(str(error), 300)
         raise ModelError(
             f"{path}: is of another network: {reason}; train into a new folder"

@@ -21,13 +21,14 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.audio import read_audio
 from asr.augment import augment_waveform
 from asr.config import AugmentConfig
-from asr.errors import DataError
+from asr.errors import AudioError, DataError
 from asr.table import read_table
 from asr.text import normalize
 
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
 _NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
 _ROUNDING = 0.001  # seconds that a cut's duration and its recording's may differ
+_CHANGED = 0.2  # seconds by which no container is wrong about its recording
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Loader:
         """One batch.
 
         Raises:
-            AudioError: a file of the batch cannot be read.
+            AudioError: a file of the batch cannot be read, or is not as long as it was.
         """
         waveforms = [self._waveform(entry, epoch) for entry in entries]
         padded = pad_sequence(waveforms, batch_first=True)
@@ -213,6 +214,12 @@ class Loader:
     def _waveform(self, entry: Entry, epoch: int) -> Tensor:
         utterance = self.utterances[entry.index]
         waveform = read_audio(utterance.audio, self.sample_rate)
+        seconds = len(waveform) / self.sample_rate
+        if abs(seconds - utterance.seconds) > _CHANGED:
+            raise AudioError(
+                f"{utterance.audio}: is {seconds:.2f} s long, expected {utterance.seconds:.2f} s "
+                "as in the manifest; run `asr prepare` again"
+            )
         if self.augment is None:
             return waveform
         generator = torch.Generator().manual_seed(_seed(self.seed, epoch, utterance.id))
@@ -224,7 +231,7 @@ class Loader:
         """The planned batches in order; two more than `workers` are loaded, or being so, ahead.
 
         Raises:
-            AudioError: a file cannot be read; in the turn of its batch.
+            AudioError: as `load`, in the turn of the batch.
         """
         torch.get_num_threads()  # fixes this thread's, before the others change what is inherited
         # Each of them on one core: resampling would start as many threads again in every one.

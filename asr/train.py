@@ -105,8 +105,11 @@ class Trainer:
         self._waited = self._heard = self._since = 0.0
         if resumed:
             self.state = load_checkpoint(self.checkpoint, self.model, self.update.optimizer)
+            if self.state.corpus not in (0, self.train_set.checksum):
+                self.log.say("the training data is not what it was at the last checkpoint")
         elif start is None and processes.is_first:
             self._estimate_cmvn()
+        self.state.corpus = self.train_set.checksum
         processes.share(list(self.model.state_dict().values()))
 
     @property
@@ -349,7 +352,7 @@ class Trainer:
         if not self.processes.is_first:
             return directory
         history = self.state.history
-        best = self.best.rank(history)
+        best = self.best.kept(history)
         model = copy.deepcopy(self.model)  # training may go on from its own weights
         if best:
             model.load_state_dict(self.best.average(history))

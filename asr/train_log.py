@@ -61,8 +61,9 @@ class TrainingLog:
             return
         if self._records.exists():
             kept = []
-            for line in self._records.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):  # a kill may halve the last line
+            lines = self._records.read_text(encoding="utf-8", errors="replace").splitlines()
+            for line in lines:
+                with suppress(ValueError, TypeError, AttributeError):  # half a line, or no record
                     record = json.loads(line)
                     if record.get("step", 0) <= step and record.get("epoch", -1) < epoch:
                         kept.append(line + "\n")

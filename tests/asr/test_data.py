@@ -100,6 +100,14 @@ def test_an_unreadable_file_is_named(utterances, tmp_path):
         next(Loader([broken], [[1]], 16000, 1).batches([[Entry(0, 1.0)]]))
 
 
+@pytest.mark.parametrize("samples", [100, 5000, 12000])
+def test_a_file_that_has_changed_since_its_manifest_is_named(utterances, samples):
+    soundfile.write(utterances[1].audio, np.zeros(samples), 16000)
+    loader = Loader(utterances, [[1]] * 6, 16000, 1)
+    with pytest.raises(AudioError, match=r"1.wav: is .* expected 0.53 s as in the manifest"):
+        loader.load([Entry(0, 1.0), Entry(1, 1.0)])
+
+
 def test_tsv(tmp_path):
     path = tmp_path / "set.tsv"
     path.write_text("path\ttranscript\tseconds\na.wav\tIt's  a “test”\t1.5\n")

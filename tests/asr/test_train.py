@@ -178,7 +178,8 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
         import sys
         from pathlib import Path
         from tests.asr.test_train import _recipe
-        from asr.train import train
+        from asr.select import Corpus
+from asr.train import train
         train(_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
     """)
     root = Path(__file__).parents[2]
@@ -357,6 +358,13 @@ def test_another_recipe_does_not_resume(data, tmp_path):
             train(parse_config(RECIPE | {key: RECIPE[key] | value}, ""), data, tmp_path)
     with pytest.raises(ModelError, match=r"with other train\.seed, train\.learning_rate;"):
         train(_recipe(epochs=1, learning_rate=1e-9, seed=9), data, tmp_path, device="cpu")
+
+
+def test_other_data_is_noticed(data, tmp_path, monkeypatch, capsys):
+    for checksum, noticed in (1, False), (1, False), (2, True):
+        monkeypatch.setattr(Corpus, "checksum", checksum)
+        train(_recipe(), data, tmp_path, device="cpu", max_steps=1)
+        assert ("training data is not what it was" in capsys.readouterr().err) == noticed
 
 
 def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from asr.config import Config, parse_config
 from asr.data import Entry
 from asr.errors import AsrError, ConfigError, DataError, ModelError
 from asr.files import reserved
+from asr.select import Corpus
 from asr.train import Trainer, train
 from asr.train_log import TrainingLog
 from asr.transcribe import load_model
@@ -179,6 +180,7 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
         from pathlib import Path
         from tests.asr.test_train import _recipe
         from asr.select import Corpus
+from asr.select import Corpus
 from asr.train import train
         train(_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
     """)

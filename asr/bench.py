@@ -121,7 +121,7 @@ def bench(
 
 def _help() -> None:
     subprocess.run(
-        [sys.executable, "-m", "asr.cli", "--help"], stdout=subprocess.DEVNULL, check=True
+        [sys.executable, "-m", "asr", "--help"], stdout=subprocess.DEVNULL, check=True
     )
 
 
@@ -202,7 +202,7 @@ def _long_file(
             if samples >= seconds * SAMPLE_RATE:
                 break
     precision = recognizer.packaged.precision
-    command = [sys.executable, "-m", "asr.cli", "transcribe", str(path), "--precision", precision]
+    command = [sys.executable, "-m", "asr", "transcribe", str(path), "--precision", precision]
     if model is not None:
         command += ["--model", str(model)]
     output = path.with_suffix(".txt")

@@ -412,13 +412,9 @@ def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=sys.stdout.encoding != "utf-8")
 
 
-def main() -> None:
-    """Entry point of the `asr` command."""
+def run() -> None:
+    """Do what the arguments say."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file's name need not be text; what it then has instead is an escape of JSON's, too.
         sys.stdout.reconfigure(errors="backslashreplace")
     app(prog_name="asr")
-
-
-if __name__ == "__main__":
-    main()

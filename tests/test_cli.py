@@ -12,6 +12,7 @@ import soundfile
 import torch
 from typer.testing import CliRunner, Result
 
+from asr.__main__ import main
 from asr.cli import app
 
 
@@ -265,14 +266,25 @@ def test_an_interrupt_is_one_line(
     assert result.stderr == "asr: interrupted\n"
 
 
+def test_ctrl_c_before_there_is_a_command_is_no_traceback(monkeypatch, capsys):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asr.cli.run", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "asr: interrupted\n"
+
+
 def test_a_closed_pipe_is_silent(tiny_model: Path) -> None:
-    command = f'"{sys.executable}" -m asr.cli info --model "{tiny_model}" | true'
+    command = f'"{sys.executable}" -m asr info --model "{tiny_model}" | true'
     run = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
     assert run.stderr == ""
 
 
 def test_no_traceback_reaches_the_terminal(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "asr.cli", "info", "--model", str(tmp_path / "absent")]
+    command = [sys.executable, "-m", "asr", "info", "--model", str(tmp_path / "absent")]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stdout == ""

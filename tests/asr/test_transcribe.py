@@ -196,7 +196,7 @@ def test_one_path_is_not_taken_for_its_letters() -> None:
 def test_a_name_that_is_no_text_is_printed(tiny_model: Path, tmp_path: Path) -> None:
     path = record(tmp_path, "A B")
     path = path.rename(tmp_path / os.fsdecode(b"\xff\xc3\xa9.wav"))
-    command = [sys.executable, "-m", "asr.cli", "transcribe", "--model", tiny_model, path, path]
+    command = [sys.executable, "-m", "asr", "transcribe", "--model", tiny_model, path, path]
     text = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
     assert len(text) == 2
     assert b"/\\udcff\xc3\xa9.wav: " in text[0]

@@ -109,10 +109,13 @@ def evaluate(
         on_progress: called after each batch with the number of utterances done so far.
 
     Raises:
-        DataError: there is no utterance, none is readable, or a transcript has no phonemes.
+        DataError: there is no utterance, no word in their transcripts, none that is readable, or
+            a transcript has no phonemes.
     """
     if not utterances:
         raise DataError("evaluate: expected at least one utterance, got none")
+    if not any(utterance.text.split() for utterance in utterances):
+        raise DataError("evaluate: expected transcripts with words, got none")
     if isinstance(decoder, GreedyDecoder):
         decoder = None
     # First, so that a transcript which cannot be phonemes is named before the work is done.

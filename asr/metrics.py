@@ -21,6 +21,11 @@ class ErrorRate:
         return self.substitutions + self.deletions + self.insertions
 
     @property
+    def hits(self) -> int:
+        """Reference tokens that are right."""
+        return self.reference_length - self.substitutions - self.deletions
+
+    @property
     def rate(self) -> float:
         """Errors for each reference token; above 1 where insertions abound.
 

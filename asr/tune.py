@@ -112,8 +112,8 @@ def tune_lm(
         on_progress: called with the number of utterances heard, then of choices tried.
 
     Raises:
-        DataError: no utterances, no speech in them, or the lexicon or the language model is
-            missing or wrong.
+        DataError: no utterances, no speech in them, no word that is ever right, or the lexicon or
+            the language model is missing or wrong.
         AudioError: a recording cannot be read.
     """
     if not utterances:
@@ -204,6 +204,11 @@ def search(
             best = measure(_neighbours(center, step))
             if best == center:
                 break
+    if not any(score.hits for score in scores.values()):
+        raise DataError(
+            f"tune_lm: no weights make any of {scores[best].reference_length} words right; are the "
+            "transcripts those of the recordings?"
+        )
     trials = [
         Trial(_with_weights(config, weights), scores[weights])
         for weights in sorted(scores, key=rank)

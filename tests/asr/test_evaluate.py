@@ -179,7 +179,10 @@ def test_unreadable_audio_is_named_and_the_rest_done(
 def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one utterance, got none"):
         evaluate(model("subword"), [])
-    absent = Utterance("a", str(tmp_path / "absent.wav"), 1.0, "A", "")
+    silent = Utterance("a", str(tmp_path / "absent.wav"), 1.0, "", "")
+    with pytest.raises(DataError, match="transcripts with words, got none"):
+        evaluate(model("subword"), [silent])
+    absent = replace(silent, text="A")
     with pytest.raises(DataError, match=r"none of 1 utterances is readable.*absent\.wav"):
         evaluate(model("subword"), [absent])
 

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+import asr.tune
 from asr.audio import SAMPLE_RATE
 from asr.confidence import confidences
 from asr.config import DecodeConfig, load_config
@@ -15,7 +16,7 @@ from asr.data import Utterance
 from asr.decode import BeamDecoder, GreedyDecoder
 from asr.errors import DataError
 from asr.metrics import ErrorRate
-from asr.model_dir import load_model_dir
+from asr.model_dir import Packaged, load_model_dir
 from asr.rescoring import Rescorer
 from asr.tokenizer import CharacterTokenizer
 from asr.transcribe import load_model
@@ -72,6 +73,14 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     assert len({trial.decode for trial in tuning.trials}) == len(tuning.trials)
     assert "WER   0.00 %  (0 of 3)" in tuning.summary(1)
     assert "greedy path: blank_penalty 0.00\nconfidences: calibration error" in tuning.summary(1)
+
+
+def test_weights_that_make_nothing_right_are_none(tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    build = partial(BeamDecoder, graph=graph)
+    with pytest.raises(DataError, match="any of 2 words right; are the transcripts"):
+        search(DecodeConfig(), build, [spoken("SEE", {})[:, :1]], ["THE SEA"])
 
 
 @pytest.mark.parametrize(
@@ -190,6 +199,13 @@ def test_tune_lm_hears_every_utterance_once(
     unheard = Utterance("a", str(tmp_path / "noise.wav"), 1.0, "THE SEA", "")
     with pytest.raises(DataError, match="expected speech"):
         tune_lm(packaged, [unheard], language_model=other)
+    real = asr.tune._emissions
+
+    def hear(packaged: Packaged, utterance: Utterance) -> torch.Tensor:
+        heard = real(packaged, utterance)  # of a network that has learnt nothing
+        return spoken("THE SEA", {}) if heard.shape[1] else heard
+
+    monkeypatch.setattr("asr.tune._emissions", hear)
     calls: list[int] = []
     utterances = [unheard, Utterance("b", str(tmp_path / "sound.wav"), 1.0, "THE SEA", "")]
     monkeypatch.setattr("asr.tune.fit_blank_penalty", lambda *_: 1.25)

@@ -120,9 +120,7 @@ def bench(
 
 
 def _help() -> None:
-    subprocess.run(
-        [sys.executable, "-m", "asr", "--help"], stdout=subprocess.DEVNULL, check=True
-    )
+    subprocess.run([sys.executable, "-m", "asr", "--help"], stdout=subprocess.DEVNULL, check=True)
 
 
 def _consume(recognizer: Recognizer, files: Sequence[Path]) -> None:

@@ -65,8 +65,6 @@ class AlignFormat(StrEnum):
     textgrid = "textgrid"
 
 
-_HOTWORD_SCORE = 4.0
-
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:1; by default a GPU where there is one.")
 ]
@@ -221,7 +219,7 @@ def transcribe(
 
     WAV, FLAC, MP3, Ogg, m4a, mp4, webm and more; any rate, any length.
     """
-    from asr.hotwords import read_hotwords
+    from asr.hotwords import HOTWORD_SCORE, read_hotwords
 
     if output in (Format.srt, Format.vtt) and len(files) > 1:
         raise ConfigError(
@@ -229,7 +227,7 @@ def transcribe(
         )
     if hotwords is None and hotword_score is not None:
         raise ConfigError("--hotword-score: expected --hotwords FILE with it")
-    score = _HOTWORD_SCORE if hotword_score is None else hotword_score
+    score = HOTWORD_SCORE if hotword_score is None else hotword_score
     expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), score)
     recognizer = _recognizer(
         model, device, precision, greedy, lm_weight, word_score, beam_size, lm, expected

@@ -1,13 +1,16 @@
 """Words that are expected: found though the language model is against them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from flashlight.lib.text.decoder import LM
 
-from asr.errors import DataError
+from asr.errors import ConfigError, DataError
 from asr.text import normalize
+
+HOTWORD_SCORE = 4.0  # log10: 10,000 times as likely
 
 
 def read_hotwords(path: Path) -> tuple[str, ...]:
@@ -25,6 +28,22 @@ def read_hotwords(path: Path) -> tuple[str, ...]:
     if not words:
         raise DataError(f"{path}: expected hotwords, a word a line, got none")
     return tuple(dict.fromkeys(words))
+
+
+def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float]:
+    """What is added to the log10-probability of each hotword, normalised: `HOTWORD_SCORE` of those
+    that come without a number.
+
+    Raises:
+        ConfigError: these are no words, or a number is not finite.
+    """
+    if isinstance(hotwords, Iterable) and not isinstance(hotwords, str | Mapping):
+        hotwords = dict.fromkeys(hotwords, HOTWORD_SCORE)
+    if not (isinstance(hotwords, Mapping) and all(isinstance(word, str) for word in hotwords)):
+        raise ConfigError(f"hotwords: expected words, or words with numbers, got {hotwords!r}")
+    if not all(isinstance(x, int | float) and isfinite(x) for x in hotwords.values()):
+        raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
+    return {word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()}
 
 
 class BoostedModel(LM):  # type: ignore[misc]

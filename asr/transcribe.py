@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from math import isfinite
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -27,9 +26,9 @@ from asr.config import Precision, parse_config
 from asr.decode import Decoder, build_decoder
 from asr.device import choose_device
 from asr.errors import AudioError, ConfigError
+from asr.hotwords import bonuses_of
 from asr.model_dir import Packaged, load_model_dir
 from asr.segment import Segment, segments
-from asr.text import normalize
 from asr.word_search import Hypothesis
 
 _READERS = 4  # files read at the same time
@@ -125,7 +124,7 @@ def load_model(
     word_score: float | None = None,
     beam_size: int | None = None,
     language_model: str | Path | None = None,
-    hotwords: Mapping[str, float] = MappingProxyType({}),
+    hotwords: Mapping[str, float] | Iterable[str] = (),
 ) -> "Recognizer":
     """Load a model for transcription.
 
@@ -140,8 +139,8 @@ def load_model(
         beam_size: hypotheses kept after each frame.
         language_model: an ARPA file in place of the model's language models; it and `hotwords`
             need, and imply, beam search.
-        hotwords: words that are expected, and what is added to the log10-probability that a
-            language model gives them; 4 is a good start.
+        hotwords: words that are expected; or such words, and what is added to the
+            log10-probability that a language model gives them: 4 unless it is said.
 
     Raises:
         ModelError: no such model, or one that is incomplete or damaged.
@@ -152,7 +151,8 @@ def load_model(
     packaged = load_model_dir(directory, choose_device(device), precision)
     weights = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
     changes = {name: value for name, value in weights.items() if value is not None}
-    words = {"language_model": language_model is not None, "hotwords": bool(hotwords)}
+    bonuses = bonuses_of(hotwords)
+    words = {"language_model": language_model is not None, "hotwords": bool(bonuses)}
     searched = [name for name, given in words.items() if given]
     method = method or ("beam" if searched else packaged.config.decode.method)
     decode = packaged.config.decode.model_dump() | {"method": method} | changes
@@ -161,16 +161,12 @@ def load_model(
         raise ConfigError(
             f"expected method 'beam' with {', '.join(of_search)}, got 'greedy'; leave it out"
         )
-    if not all(map(isfinite, hotwords.values())):
-        raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
     decoder = build_decoder(
         config.decode,
         packaged.tokenizer,
         packaged.directory,
         language_model=None if language_model is None else Path(language_model),
-        hotwords={
-            word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()
-        },
+        hotwords=bonuses,
     )
     return Recognizer(packaged, decoder)
 
@@ -223,11 +219,16 @@ class Recognizer:
         Raises:
             AudioError: not one channel of finite floating-point samples, or a larger scale.
         """
-        waveform = torch.as_tensor(waveform)
-        if waveform.dim() != 1 or not waveform.is_floating_point():
+        if isinstance(waveform, np.ndarray) and waveform.dtype.kind == "f":
+            waveform = torch.from_numpy(waveform.astype(np.float32))  # of any strides, byte order
+        if not (
+            isinstance(waveform, Tensor) and waveform.dim() == 1 and waveform.is_floating_point()
+        ):
+            known = isinstance(waveform, Tensor | np.ndarray)
+            got = f"{list(waveform.shape)} {waveform.dtype}" if known else type(waveform).__name__
             raise AudioError(
-                "transcribe_waveform: expected samples [N] in floating point, got "
-                f"{list(waveform.shape)} {waveform.dtype}; mix channels and scale to [-1, 1]"
+                f"transcribe_waveform: expected samples [N] in floating point, got {got}; mix "
+                "channels and scale to [-1, 1]"
             )
         check_level("transcribe_waveform", waveform)
         (result,) = self._run([("", iter([waveform.float().cpu()]))])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.cells import GATES, LSTMS, Cell, States, Weights
+from kernels.precision import autocast_enabled
 
 
 def _expect_shape(name: str, tensor: Tensor, symbols: str, expected: list[int]) -> None:
@@ -29,7 +30,7 @@ def _expect_alike(op: str, x: Tensor, name: str, other: Tensor) -> None:
         raise ValueError(
             f"{op}: {name} must be on the input's device {x.device}, got {other.device}"
         )
-    autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    autocast = autocast_enabled(x.device.type) and x.dtype != torch.float64
     if other.dtype != x.dtype and not autocast:
         raise ValueError(
             f"{op}: {name} must have the input's dtype {x.dtype}, got {other.dtype}; "

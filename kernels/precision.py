@@ -1,7 +1,7 @@
 """The dtype and the precision that a call computes in."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -17,12 +17,22 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     would only be slower.
     """
     device = x.device.type
-    if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:
+    if not autocast_enabled(device) or x.dtype == torch.float64:
         return x.dtype
     dtype = torch.get_autocast_dtype(device)
     if device == "cpu" and not _in_hardware(dtype):
         return torch.float32
     return dtype
+
+
+def autocast_enabled(device: str) -> bool:
+    """Whether torch.autocast is on; tensors without data, which have none, may ask, too."""
+    return device != "meta" and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager[object]:
+    """Where tensors have the dtype that they are to be computed in."""
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def current_precision() -> Precision:

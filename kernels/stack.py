@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels.backends import available_backends, load_backend, triton_is_interpreted
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights, op_name
 from kernels.choice import choose_backend
-from kernels.precision import compute_dtype
+from kernels.precision import compute_dtype, without_autocast
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Stack:
 
         dtype = compute_dtype(x)
         states = tuple(state.to(dtype) for state in hx)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device.type):
             return self._layers(x.to(dtype), states, [w.to(dtype) for w in self.weights], lengths)
 
     def _layers(

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.precision import autocast_enabled
+
 REDUCTIONS = ("none", "mean", "sum")
 Lengths = Tensor | Sequence[int]
 
@@ -110,7 +112,7 @@ def check_linear(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -
             raise ValueError(
                 f"{op}: {name} must be on hidden's device {hidden.device}, got {tensor.device}"
             )
-        autocast = torch.is_autocast_enabled(hidden.device.type)
+        autocast = autocast_enabled(hidden.device.type)
         if tensor is not None and tensor.dtype != hidden.dtype and not autocast:
             raise ValueError(
                 f"{op}: {name} must have hidden's dtype {hidden.dtype}, got {tensor.dtype}; "

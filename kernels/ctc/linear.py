@@ -17,7 +17,7 @@ from kernels.ctc.checks import (
 )
 from kernels.ctc.loss import Steps, backend_for, checked_loss, steps_of
 from kernels.ctc.reducing import Reducing, Reduction
-from kernels.precision import compute_dtype
+from kernels.precision import compute_dtype, without_autocast
 
 #: Logits that exist at a time, a multiple of a frame's: 32 MiB in float32.
 CHUNK = 2**23
@@ -77,7 +77,7 @@ def linear_ctc_loss(
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     device = hidden.device
-    with torch.autocast(device.type, enabled=False), current_device(device):
+    with without_autocast(device.type), current_device(device):
         way = Reducing.of(reduction, zero_infinity, labels.lengths)
         if name == "reference" or len(_chunks(hidden, weight)) == 1:
             return checked_loss(name, F.linear(hidden, weight, bias), labels, way)

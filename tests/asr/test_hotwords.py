@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from asr.cli import app
 from asr.config import DecodeConfig
 from asr.decode import build_decoder
 from asr.errors import ConfigError, DataError
-from asr.hotwords import read_hotwords
+from asr.hotwords import bonuses_of, read_hotwords
 from asr.lexicon import Lexicon
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 from asr.transcribe import load_model
@@ -114,10 +115,22 @@ def test_greedy_decoding_has_no_hotwords() -> None:
         load_model(device="cpu", method="greedy", hotwords={"SON": 4.0})
 
 
-@pytest.mark.parametrize("bonus", [math.nan, math.inf])
-def test_a_bonus_is_a_number(bonus: float) -> None:
+@pytest.mark.parametrize("bonus", [math.nan, math.inf, None, "4"])
+def test_a_bonus_is_a_number(bonus: Any) -> None:
     with pytest.raises(ConfigError, match="hotwords: expected finite bonuses, got"):
         load_model(device="cpu", hotwords={"SON": bonus})
+
+
+def test_words_alone_have_the_usual_bonus() -> None:
+    assert bonuses_of({"zebra-fish": 1}) == {"ZEBRA": 1, "FISH": 1}
+    assert bonuses_of(["son", "Zebra"]) == {"SON": 4.0, "ZEBRA": 4.0}
+    assert bonuses_of([]) == {}
+
+
+@pytest.mark.parametrize("wrong", ["son", None, 3, [b"son"], {3: 4.0}])
+def test_what_are_no_words_is_said(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="hotwords: expected words, or words with numbers"):
+        load_model(device="cpu", hotwords=wrong)
 
 
 def _asr(*arguments: object) -> Result:

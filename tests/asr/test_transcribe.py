@@ -182,8 +182,18 @@ def test_waveforms(tmp_path: Path) -> None:
     result = recognizer().transcribe_waveform(samples)
     assert result == replace(recognizer().transcribe(path), file="")
     assert recognizer().transcribe_waveform(torch.zeros(0)) == Transcript("", "", 0.0, ())
-    assert recognizer().transcribe_waveform(samples.numpy()) == result
-    for wrong in (samples[None], (samples * 100).int(), samples * np.nan, samples * 32768):
+    backwards = samples.numpy()[::-1].copy()[::-1]  # strides below 0
+    for array in samples.numpy(), samples.numpy().astype(">f8"), backwards:
+        assert recognizer().transcribe_waveform(array) == result
+    integers = (samples * 100).int()
+    for wrong in (
+        samples[None],
+        integers,
+        integers.numpy(),
+        samples * np.nan,
+        samples * 32768,
+        None,
+    ):
         with pytest.raises(AudioError, match="expected"):
             recognizer().transcribe_waveform(wrong)
 

@@ -177,6 +177,15 @@ def test_repr_names_the_backend() -> None:
     assert repr(kernels.LSTM(4, 5, backend="torch")) == "LSTM(4, 5, backend='torch')"
 
 
+@pytest.mark.parametrize("lengths", [None, torch.tensor([6, 2, 5])], ids=["full", "uneven"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_without_data_there_are_shapes(name: str, lengths: torch.Tensor | None) -> None:
+    module = getattr(kernels, name)(4, 5, device="meta", **STACK)
+    y, final = module(torch.empty(6, 3, 4, device="meta"), None, lengths)
+    assert (y.device.type, y.shape) == ("meta", (6, 3, 10))
+    assert (final[0] if name == "LSTM" else final).shape == (4, 3, 5)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", CLASSES)
 def test_autocast_works_on_any_processor(name: str, dtype: torch.dtype) -> None:

@@ -6,13 +6,18 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asr.transcribe import Recognizer, Transcript, Word, load_model
+    from asr.loading import load_model
+    from asr.transcribe import Recognizer, Transcript, Word
 
 __all__ = ["Recognizer", "Transcript", "Word", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that `asr --help` does not pay for importing torch.
+    # Lazy, so that `asr --help` does not pay for importing torch, nor `load_model` too early.
+    if name == "load_model":
+        from asr.loading import load_model
+
+        return load_model
     if name in __all__:
         import asr.transcribe
 

@@ -1,17 +1,40 @@
 """`asr`, and `python -m asr` as `torchrun -m asr train ...` starts it."""
 
+import os
 import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported is no traceback either."""
+    """Run the command line, and leave without the half second that torch takes to clean up."""
+    if sys.stdout is None:  # what is found would be lost
+        os._exit(_complain("standard output: closed"))
+    status = _run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = _complain(f"standard output: {error.strerror}")
+    os._exit(status)
+
+
+def _run() -> int:
+    """The exit status, whatever happens before there is a command that could say it."""
     try:
         from asr.cli import run
 
         run()
     except KeyboardInterrupt:
         print("asr: interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    except OSError as error:  # help that cannot be written
+        return _complain(f"standard output: {error.strerror}")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _complain(error: str) -> int:
+    print(f"asr: error: {error}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

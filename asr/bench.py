@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from asr.audio import SAMPLE_RATE, read_audio, read_blocks
 from asr.config import Precision
 from asr.errors import AsrError, AudioError
+from asr.loading import load_model
 from asr.metrics import word_error_rate
 from asr.segment import segments
 from asr.timing import Spread, seconds_of, wait_for
-from asr.transcribe import Recognizer, load_model
+from asr.transcribe import Recognizer
 
 _GAP = 0.5  # seconds of near silence between the parts of the long file
 

@@ -375,7 +375,7 @@ def _recognizer(
     hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> "Recognizer":
     """The model with what the flags say instead of its own settings."""
-    from asr.transcribe import load_model
+    from asr.loading import load_model
 
     return load_model(
         model,

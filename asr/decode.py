@@ -12,13 +12,12 @@ from torch import Tensor
 from asr.config import DecodeConfig
 from asr.errors import DataError
 from asr.rescoring import Rescorer, load_rescorer
-from asr.search_processes import SearchProcesses, Vocabulary
+from asr.search_processes import SearchProcesses, processes_for
 from asr.tokenizer import SEPARATOR, PhonemeTokenizer, Tokenizer
-from asr.word_graph import WordGraph, find_language_model
-from asr.word_search import BLANK, Alternatives, Columns, Hypothesis, WordSearch, best_of
+from asr.word_graph import separator_of
+from asr.word_search import BLANK, Alternatives, Columns, Hypothesis, best_of
 
 _SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
-_MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
 _WORD_MARKS = ("▁", SEPARATOR)  # what a unit that begins a word begins with
 
@@ -120,7 +119,7 @@ class GreedyDecoder:
 
 
 class BeamDecoder:
-    """CTC beam search over the words of a `WordGraph`.
+    """CTC beam search over the words of a `Vocabulary`, wherever `words` searches.
 
     Each hypothesis maximises log p(units | audio) + lm_weight * log10 p(words) + word_score *
     number of words, where p(units | audio) sums over the paths in the beam: on development speech
@@ -143,47 +142,45 @@ class BeamDecoder:
     def __init__(
         self,
         config: DecodeConfig,
-        graph: WordGraph,
-        processes: SearchProcesses | None = None,
+        words: SearchProcesses,
         rescorer: Rescorer | None = None,
     ) -> None:
-        if len(config.log_priors) not in (0, graph.num_units):
+        self._units = len(words.vocabulary.tokenizer.units)
+        if len(config.log_priors) not in (0, self._units):
             raise DataError(
-                f"decode.log_priors: expected {graph.num_units}, one a unit, got "
+                f"decode.log_priors: expected {self._units}, one a unit, got "
                 f"{len(config.log_priors)}; `asr tune-lm` estimates them"
             )
         self._log_priors = config.prior_weight * torch.tensor(config.log_priors or 0.0)
-        self._search = WordSearch(config, graph)
-        self._graph = graph
-        self._processes = processes
+        self._separator = separator_of(words.vocabulary.tokenizer)
+        self._config = config
+        self._words = words
         self._rescorer = rescorer
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch, its utterances one after the other unless there are processes."""
         found = self.alternatives(log_probs, lengths)
         if self._rescorer:
-            found = self._rescorer(found, self._search.config)
+            found = self._rescorer(found, self._config)
         return [best_of(hypotheses) for hypotheses in found]
 
     def alternatives(self, log_probs: Tensor, lengths: Tensor) -> list[Alternatives]:
         """What the search finds in each utterance of a batch, best first."""
         log_probs = (log_probs.detach().float().cpu() - self._log_priors).log_softmax(-1)
-        utterances = [
+        utterances = (
             self._columns(utterance[:length])
             for utterance, length in zip(log_probs, lengths.tolist(), strict=True)
-        ]
-        if self._processes:
-            return self._processes.map(self._search, utterances)
-        return [self._search(columns) for columns in utterances]
+        )
+        return self._words.map(self._config, utterances)
 
     def _columns(self, log_probs: Tensor) -> Columns:  # [T', V]
         kept = _informative_frames(log_probs)
         emissions = log_probs[kept]
         frames = kept.tolist()
-        if frames and self._graph.separator is not None:
+        if frames and self._separator is not None:
             # Every word begins with a separator, the first one's is put before the utterance.
-            certain = torch.full((1, self._graph.num_units), _NEVER)
-            certain[0, self._graph.separator] = 0.0
+            certain = torch.full((1, self._units), _NEVER)
+            certain[0, self._separator] = 0.0
             emissions = torch.cat([certain, emissions])
             frames = [-1, *frames]
         # Not torch's memory: Python aborts when a thread frees that while it ends.
@@ -217,9 +214,10 @@ def build_decoder(
     config: DecodeConfig,
     tokenizer: Tokenizer,
     directory: Path,
-    *,
     language_model: Path | None = None,
     hotwords: Mapping[str, float] = MappingProxyType({}),
+    *,
+    words: SearchProcesses | None = None,
 ) -> Decoder:
     """The decoder that `config` asks for.
 
@@ -230,6 +228,7 @@ def build_decoder(
             a recurrent language model where `config` gives it a weight.
         language_model: an ARPA model to use in place of the directory's models.
         hotwords: normalised words and their bonuses, see `load_word_graph`.
+        words: `processes_for` the four before, if that has been called already.
 
     Raises:
         DataError: beam search, and the lexicon or the language model is missing or unreadable.
@@ -237,12 +236,8 @@ def build_decoder(
     """
     if config.method == "greedy":
         return GreedyDecoder(tokenizer, config.blank_penalty)
-    words = Vocabulary(tokenizer, language_model or find_language_model(directory), hotwords)
+    words = words or processes_for(tokenizer, directory, language_model, hotwords)
     second_pass = config.rescore_weight > 0 and language_model is None
     rescorer = load_rescorer(directory, hotwords) if second_pass else None
-    return BeamDecoder(config, words.load(), processes_for(words), rescorer)
-
-
-def processes_for(words: Vocabulary) -> SearchProcesses:
-    """Processes for a decoder's searches: as many as torch has threads, within reason."""
-    return SearchProcesses(words, min(torch.get_num_threads(), _MOST_PROCESSES))
+    words.check()
+    return BeamDecoder(config, words, rescorer)

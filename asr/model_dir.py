@@ -17,16 +17,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asr.config import Config, Precision, dump_config, load_config
+from asr.config import Config, Precision, dump_config
+from asr.description import Description, read_description
 from asr.device import computing_in
 from asr.errors import ModelError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
 from asr.level import hear
 from asr.model import AcousticModel
-from asr.tokenizer import Tokenizer, load_tokenizer
-
-PACKAGED_MODEL = Path(__file__).parent / "models" / "english"
+from asr.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -87,22 +86,25 @@ def load_model_dir(
         ConfigError: `config.toml` is not valid, or there is no such precision.
     """
     computing_in(precision, device)  # or it says what there is
-    directory = directory or PACKAGED_MODEL
-    if not directory.is_dir():
-        raise ModelError(f"{directory}: no such model directory; `asr train` makes one")
-    for name in ("config.toml", "model.safetensors"):
-        if not (directory / name).is_file():
-            raise ModelError(f"{directory}: not a model directory: it lacks {name}")
-    config = load_config(directory / "config.toml")
-    tokenizer = load_tokenizer(config.units, directory)
-    model = AcousticModel(config, len(tokenizer.units))
-    load_weights(model, directory / "model.safetensors")
+    return load_network(read_description(directory), device, precision)
+
+
+def load_network(said: Description, device: str, precision: Precision) -> Packaged:
+    """Load the network of a model directory, to run on `device`.
+
+    Raises:
+        ModelError: its weights do not fit the configuration.
+        ConfigError: there is no such precision.
+    """
+    computing_in(precision, device)
+    model = AcousticModel(said.config, len(said.tokenizer.units))
+    load_weights(model, said.directory / "model.safetensors")
     return Packaged(
-        config,
+        said.config,
         model.to(device).eval(),
-        tokenizer,
-        FilterBank(config.features).to(device).eval(),
-        directory,
+        said.tokenizer,
+        FilterBank(said.config.features).to(device).eval(),
+        said.directory,
         device,
         precision,
     )

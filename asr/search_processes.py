@@ -1,8 +1,9 @@
 """Searches in processes of their own, as many at a time as there are threads for torch.
 
-flashlight holds Python's lock while it searches: in one process searches run one at a time, and the
-network waits for them. The processes are started once there is enough to do, talk through pipes,
-and end with the one that started them, however that ends.
+The first process starts at once: while it loads the words, this one imports torch and reads the
+network. Later, flashlight holds Python's lock while it searches: in one process searches run one
+at a time, and the network waits for them. So the others follow once there is enough to do. They
+talk through pipes, and end with the one that started them, however that ends.
 """
 
 import logging
@@ -13,20 +14,23 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import IO, Any
 
-from asr.errors import AsrError
+from asr.config import DecodeConfig
+from asr.errors import AsrError, DataError
 from asr.tokenizer import Tokenizer
-from asr.word_graph import WordGraph, load_word_graph
+from asr.word_graph import WordGraph, find_language_model, load_word_graph
 from asr.word_search import Alternatives, Columns, WordSearch
 
-_WORTH_STARTING = 2.0  # seconds spent on searching here: about what a process needs to be ready
+_WORTH_STARTING = 2.0  # seconds spent on searching: about what a process needs to be ready
+_MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
 # Modules are looked for where this process finds them, whatever lies in the working directory.
 _SERVE = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -51,106 +55,171 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class _Task:
-    search: WordSearch  # this process's: says how to search
+    config: DecodeConfig
     columns: Columns
+    here: Callable[[DecodeConfig, Columns], Alternatives]  # does it in this process
     found: Future[Alternatives]
 
 
-_Tasks = SimpleQueue[_Task | None]
-
-
 class SearchProcesses:
-    """Searches with one vocabulary: in this process at first, in others when that is worth it.
+    """Searches with one vocabulary, in other processes if there may be more than one.
 
     Args:
-        vocabulary: what the processes load, the same as this one has just loaded.
-        count: how many there may be; with fewer than two, all searches stay in this one.
+        vocabulary: what is searched for.
+        count: how many processes there may be; with fewer than two, all searches stay in this one.
     """
 
     def __init__(self, vocabulary: Vocabulary, count: int) -> None:
         path = vocabulary.language_model.absolute()
-        self._vocabulary = replace(
+        self.vocabulary = replace(
             vocabulary, language_model=path, hotwords=dict(vocabulary.hotwords)
         )
-        self._version = _version(path)
-        self._count = count
-        self._tasks: _Tasks = SimpleQueue()
-        self._starting = threading.Lock()
-        self._started = count < 2  # nothing to start
         self._owner = os.getpid()  # a fork of this process has neither threads nor processes
-        self._seconds = 0.0  # spent on searching here
-        self.ready = threading.Event()  # one of the processes, at least, has been
+        self._loading = threading.Lock()
+        self._graph: WordGraph | None = None
+        self._search: WordSearch | None = None
+        self._crew: _Crew | None = None
+        if count > 1:
+            self._crew = _Crew(self.vocabulary, count)
+            # When this object is no longer in use, the crew goes. When Python ends it is left
+            # waiting: a thread that woke up would be killed wherever it is.
+            weakref.finalize(self, self._crew.dismiss).atexit = False
 
-    def map(self, search: WordSearch, utterances: Iterable[Columns]) -> list[Alternatives]:
-        """What `search` finds in each utterance."""
+    def check(self) -> None:
+        """Wait until the words are loaded.
+
+        Raises:
+            DataError: the lexicon or the language model is missing or wrong.
+        """
+        error = self._crew.first.exception() if self._crew else None
+        if isinstance(error, AsrError):
+            raise DataError(str(error)) from None
+        if not self._crew or error:
+            self._searcher(DecodeConfig())
+
+    def map(self, config: DecodeConfig, utterances: Iterable[Columns]) -> list[Alternatives]:
+        """What is found in each utterance, by the weights of `config`."""
         found: list[Future[Alternatives]] = []
+        crew = self._crew
+        if self._owner != os.getpid() or (crew and crew.first.exception()):
+            crew = None
         try:
             for columns in utterances:
                 found.append(Future())
-                if self._owner == os.getpid() and self.ready.is_set():
-                    self._tasks.put(_Task(search, columns, found[-1]))
+                if crew:
+                    crew.tasks.put(_Task(config, columns, self._search_here, found[-1]))
                 else:
-                    found[-1].set_result(self._here(search, columns))
+                    found[-1].set_result(self._search_here(config, columns))
             return [future.result() for future in found]
         except BaseException:
             for future in found:
                 future.cancel()
             raise
 
-    def _here(self, search: WordSearch, columns: Columns) -> Alternatives:
-        start = time.perf_counter()
-        found = search(columns)
-        self._seconds += time.perf_counter() - start
-        if self._seconds > _WORTH_STARTING and self._owner == os.getpid():
-            self.start()
-        return found
+    def _search_here(self, config: DecodeConfig, columns: Columns) -> Alternatives:
+        return self._searcher(config)(columns)
 
-    def start(self) -> None:
-        """Start the processes, if nobody has; they are used as soon as they are ready."""
-        with self._starting:
-            if self._started:
-                return
-            self._started = True
+    def _searcher(self, config: DecodeConfig) -> WordSearch:
+        with self._loading:
+            if self._graph is None:
+                self._graph = self.vocabulary.load()
+            if self._search is None or self._search.config != config:
+                self._search = WordSearch(config, self._graph)
+            return self._search
+
+
+def processes_for(
+    tokenizer: Tokenizer,
+    directory: Path,
+    language_model: Path | None = None,
+    hotwords: Mapping[str, float] = MappingProxyType({}),
+) -> SearchProcesses:
+    """Searches by a model directory's language model or another one, see `asr.decode`.
+
+    Raises:
+        DataError: there is no language model.
+    """
+    path = language_model or find_language_model(directory)
+    return SearchProcesses(Vocabulary(tokenizer, path, hotwords), _threads())
+
+
+def _threads() -> int:
+    """As many as torch has; where it is not imported yet, as many as it will have at most."""
+    if torch := sys.modules.get("torch"):
+        threads: int = torch.get_num_threads()
+        return threads
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() else len(os.sched_getaffinity(0))
+
+
+class _Crew:
+    """The processes, and a thread for each that keeps it busy."""
+
+    def __init__(self, vocabulary: Vocabulary, count: int) -> None:
+        self.tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self.first: Future[None] = Future()  # a process is ready, or why none will be
+        self._vocabulary = vocabulary
+        self._version = _version(vocabulary.language_model)
+        self._wanted = min(count, _MOST_PROCESSES)
+        self._hired = 0
+        self._seconds = 0.0  # spent on searching
+        self._counting = threading.Lock()
+        self._hire(1)
+
+    def dismiss(self) -> None:
+        """Each thread gets a task that ends it."""
+        for _ in range(self._wanted):
+            self.tasks.put(None)
+
+    def _hire(self, count: int) -> None:
+        self._hired += count
+        for _ in range(count):
+            threading.Thread(target=self._work, name="asr-feed", daemon=True).start()
+
+    def _work(self) -> None:
+        """Keep one process busy."""
         try:
             vocabulary = pickle.dumps(self._vocabulary, pickle.HIGHEST_PROTOCOL)
             if self._version != _version(self._vocabulary.language_model):
                 raise RuntimeError(f"{self._vocabulary.language_model} has changed")
+            process = _Process(vocabulary)
         except Exception as error:
-            _log.warning("no processes for the search: %s", error)
+            if not isinstance(error, AsrError) or self.first.done():
+                _log.warning("no further process for the search: %s", error)
+            if not self.first.done():
+                self.first.set_exception(error)
             return
-        # When this object is no longer in use, each thread gets a task that ends it. When Python
-        # ends they are left waiting: one that woke up would be killed wherever it is.
-        weakref.finalize(self, _put_ends, self._tasks, self._count).atexit = False
-        for _ in range(self._count):
-            feed = (vocabulary, self._tasks, self.ready)
-            threading.Thread(target=_feed, args=feed, name="asr-feed", daemon=True).start()
+        if not self.first.done():
+            self.first.set_result(None)
+        while self._serve(process):
+            pass
+        process.end()
 
-
-def _version(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
-
-
-def _put_ends(tasks: _Tasks, count: int) -> None:
-    for _ in range(count):
-        tasks.put(None)
-
-
-def _feed(vocabulary: bytes, tasks: _Tasks, ready: threading.Event) -> None:
-    """Keep one process busy."""
-    try:
-        process = _Process(vocabulary)
-    except Exception as error:
-        _log.warning("no further process for the search: %s", error)
-        return
-    ready.set()
-    while task := tasks.get():
+    def _serve(self, process: "_Process") -> bool:
+        """Have a task done. Of what it holds nothing lives on while the next one is awaited."""
+        if (task := self.tasks.get()) is None:
+            return False
         if task.found.set_running_or_notify_cancel():
+            start = time.perf_counter()
             try:
                 task.found.set_result(process.search(task))
             except Exception as error:
                 task.found.set_exception(error)
-    process.end()
+            self._count(time.perf_counter() - start)
+        return True
+
+    def _count(self, seconds: float) -> None:
+        with self._counting:
+            self._seconds += seconds
+            if self._seconds > _WORTH_STARTING:
+                self._hire(self._wanted - self._hired)
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_size
+    return None
 
 
 class _Process:
@@ -184,14 +253,14 @@ class _Process:
         """What is found in the task's utterance."""
         if not self._answers.closed:
             try:
-                question = (task.search.config, task.columns)
+                question = (task.config, task.columns)
                 found: Alternatives = self._ask(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
             except Exception as error:  # whatever it is, question and answer are out of step
                 _log.warning("a process of the search failed, this one does its work: %s", error)
                 self.end()
             else:
                 return found
-        return task.search(task.columns)
+        return task.here(task.config, task.columns)
 
     def end(self) -> None:
         """End it, whatever it does."""

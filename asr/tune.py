@@ -15,13 +15,13 @@ from asr.audio import read_audio
 from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
-from asr.decode import BeamDecoder, greedy_decode, processes_for
+from asr.decode import BeamDecoder, greedy_decode
 from asr.errors import DataError
 from asr.files import write_text
 from asr.metrics import ErrorRate, error_rate, right_words, word_error_rate
 from asr.model_dir import Packaged
 from asr.rescoring import Rescorer, has_rescorer, load_rescorer, second_score
-from asr.search_processes import Vocabulary
+from asr.search_processes import processes_for
 from asr.text import normalize
 from asr.tokenizer import Tokenizer
 from asr.word_graph import find_language_model
@@ -120,9 +120,8 @@ def tune_lm(
         raise DataError("tune_lm: expected at least one utterance, got none")
     if not any(utterance.text.split() for utterance in utterances):
         raise DataError("tune_lm: expected transcripts with words, got none")
-    model = language_model or find_language_model(packaged.directory)
-    words = Vocabulary(packaged.tokenizer, model)
-    graph = words.load()
+    words = processes_for(packaged.tokenizer, packaged.directory, language_model)
+    words.check()
     emissions = []
     for done, utterance in enumerate(utterances, 1):
         emissions.append(_emissions(packaged, utterance))
@@ -130,7 +129,7 @@ def tune_lm(
     if not any(log_probs.shape[1] for log_probs in emissions):
         raise DataError("tune_lm: expected speech, got recordings of noise or silence only")
     references = [utterance.text for utterance in utterances]
-    build = partial(BeamDecoder, graph=graph, processes=processes_for(words))
+    build = partial(BeamDecoder, words=words)
     penalty = fit_blank_penalty(packaged.tokenizer, emissions, references)
     config = packaged.config.decode.model_copy(update={"blank_penalty": penalty})
     second_pass = language_model is None and has_rescorer(packaged.directory)

@@ -69,7 +69,7 @@ def load_word_graph(
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
     """
     unigrams = read_unigrams(language_model)
-    separator = tokenizer.separator if isinstance(tokenizer, CharacterTokenizer) else None
+    separator = separator_of(tokenizer)
     spellings = _speller(tokenizer, separator)
     labels: dict[str, int] = {}
     homophones: Counter[Spelling] = Counter()
@@ -101,6 +101,11 @@ def load_word_graph(
         bonuses = {labels[word]: bonus for word, bonus in hotwords.items() if word in labels}
         model = BoostedModel(model, bonuses)
     return WordGraph(words, trie, model, num_units, separator)
+
+
+def separator_of(tokenizer: Tokenizer) -> int | None:
+    """The unit that every spelling begins with, if units are characters."""
+    return tokenizer.separator if isinstance(tokenizer, CharacterTokenizer) else None
 
 
 def find_language_model(directory: Path) -> Path:

@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from asr.description import PACKAGED_MODEL
 from asr.errors import AsrError, DataError
 from asr.lexicon import Lexicon
-from asr.model_dir import PACKAGED_MODEL, load_model_dir, save_model_dir
+from asr.model_dir import load_model_dir, save_model_dir
 from asr.rescoring import RESCORER_FILES, load_rescorer
 from asr.tokenizer import PhonemeTokenizer
 

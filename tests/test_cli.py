@@ -270,11 +270,28 @@ def test_ctrl_c_before_there_is_a_command_is_no_traceback(monkeypatch, capsys):
     def interrupted() -> None:
         raise KeyboardInterrupt
 
+    ends: list[int] = []
+    monkeypatch.setattr("os._exit", ends.append)
     monkeypatch.setattr("asr.cli.run", interrupted)
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 130
+    main()
+    assert ends == [130]
     assert capsys.readouterr().err == "asr: interrupted\n"
+
+
+def test_without_an_output_nothing_is_begun(tiny_model: Path) -> None:
+    command = f'"{sys.executable}" -m asr info --model "{tiny_model}" >&-'
+    run = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+    assert (run.returncode, run.stderr) == (1, "asr: error: standard output: closed\n")
+
+
+def test_a_full_disk_is_a_line_and_a_status(tiny_model: Path) -> None:
+    for arguments in ("--help", f'info --model "{tiny_model}"'):
+        command = f'"{sys.executable}" -m asr {arguments} > /dev/full'
+        run = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
+        assert run.returncode == 1
+        assert run.stderr.startswith("asr: error: ")
+        assert "No space left on device" in run.stderr
+        assert run.stderr.count("\n") == 1
 
 
 def test_a_closed_pipe_is_silent(tiny_model: Path) -> None:

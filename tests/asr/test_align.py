@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from asr.align import Aligned, align, read_text
 from asr.cli import app
 from asr.errors import AudioError, DataError
+from asr.loading import load_model
 from asr.model_dir import Packaged, load_model_dir
-from asr.transcribe import load_model
 
 torch.set_num_threads(1)
 

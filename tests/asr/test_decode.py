@@ -266,7 +266,7 @@ def test_of_many_homophones_the_likeliest_stay(
     tokenizer = PhonemeTokenizer(Lexicon((word, ["W", "IY"]) for word in words))
     graph = load_word_graph(tokenizer, model)
     assert graph.words == tuple(words[:-4:-1])
-    decoder = BeamDecoder(BEAM, graph)
+    decoder = build_decoder(BEAM, tokenizer, tmp_path)
     assert decode(decoder, emissions(tokenizer, "W IY")).words == (words[-1],)
     assert capfd.readouterr() == ("", "")  # neither KenLM nor the tree says anything
 
@@ -302,10 +302,9 @@ def test_a_closed_standard_error_is_no_hindrance(directory: Path) -> None:
 def test_score_weighs_the_language_model_and_the_words(directory: Path) -> None:
     tokenizer = PhonemeTokenizer(LEXICON)
     log_probs = emissions(tokenizer, "S IY", sure=0.9)
-    graph = load_word_graph(tokenizer, directory / "lm.arpa")
     for lm_weight, word_score in ((0.0, 0.0), (2.0, 0.0), (0.5, 1.5)):
         config = BEAM.model_copy(update={"lm_weight": lm_weight, "word_score": word_score})
-        score = decode(BeamDecoder(config, graph), log_probs).score
+        score = decode(build_decoder(config, tokenizer, directory), log_probs).score
         # log10 p(SEE | <s>), and p(</s> | SEE) by backing off
         language = -0.4 + (-0.3 - 1.0)
         acoustic = log_probs.amax(-1).sum().item()
@@ -374,18 +373,19 @@ def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) ->
     tokenizer = PhonemeTokenizer(LEXICON)
     decoder = build_decoder(BEAM, tokenizer, directory)
     assert isinstance(decoder, BeamDecoder)
-    search = decoder._search._decoder
+    search = decoder._words._searcher(BEAM)
+    flashlight = search._decoder
     free = threading.Semaphore()
 
     def alone(*arguments: int):
         assert free.acquire(blocking=False)
         time.sleep(0.01)  # lets another thread in
         try:
-            return search.decode(*arguments)
+            return flashlight.decode(*arguments)
         finally:
             free.release()
 
-    monkeypatch.setattr(decoder._search, "_decoder", SimpleNamespace(decode=alone))
+    monkeypatch.setattr(search, "_decoder", SimpleNamespace(decode=alone))
     log_probs = emissions(tokenizer, "K AE T")
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: decode(decoder, log_probs).words, range(8)))

@@ -15,8 +15,8 @@ from asr.decode import build_decoder
 from asr.errors import ConfigError, DataError
 from asr.hotwords import bonuses_of, read_hotwords
 from asr.lexicon import Lexicon
+from asr.loading import load_model
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
-from asr.transcribe import load_model
 from asr.word_graph import load_word_graph
 
 torch.set_num_threads(1)

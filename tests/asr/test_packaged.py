@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asr import Recognizer, load_model
-from asr.model_dir import PACKAGED_MODEL
+from asr.description import PACKAGED_MODEL
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -8,9 +8,12 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
+from queue import SimpleQueue
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ import torch
 import asr.search_processes
 from asr.config import DecodeConfig
 from asr.decode import BeamDecoder
+from asr.errors import DataError
 from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import CharacterTokenizer
 from asr.word_search import Columns, Hypothesis, WordSearch
@@ -91,7 +95,7 @@ def recognised(decoder: BeamDecoder) -> list[Hypothesis]:
 
 
 def alone(words: Vocabulary, config: DecodeConfig) -> list[Hypothesis]:
-    return recognised(BeamDecoder(config, words.load()))
+    return recognised(BeamDecoder(config, SearchProcesses(words, 1)))
 
 
 def forbid_searching_here(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +110,9 @@ def test_processes_find_what_this_one_finds(
     assert any(found.words for found in expected[0])
     assert expected[0] != expected[1]
     processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
     forbid_searching_here(monkeypatch)
-    graph = words.load()
     for config, hypotheses in zip(configs, expected, strict=True):
-        assert recognised(BeamDecoder(config, graph, processes)) == hypotheses
+        assert recognised(BeamDecoder(config, processes)) == hypotheses
 
 
 def test_processes_know_the_hotwords(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,42 +121,67 @@ def test_processes_know_the_hotwords(words: Vocabulary, monkeypatch: pytest.Monk
     expected = alone(words, BEAM)
     assert any("CAB" in found.words for found in expected)
     processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
     forbid_searching_here(monkeypatch)
-    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == expected
+    assert recognised(BeamDecoder(BEAM, processes)) == expected
 
 
-def test_they_start_when_it_is_worth_it(
+def test_the_first_starts_at_once_the_others_when_it_is_worth_it(
     words: Vocabulary, started: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processes = SearchProcesses(words, 2)
-    decoder = BeamDecoder(BEAM, words.load(), processes)
+    processes = SearchProcesses(words, 3)
+    decoder = BeamDecoder(BEAM, processes)
     decoder(*babble())
-    assert not started
+    assert len(started) == 1
     monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
     decoder(*babble())
-    assert processes.ready.wait(WAIT)
-    until(lambda: len(started) == 2)
+    until(lambda: len(started) == 3)
     decoder(*babble())
-    assert len(started) == 2
+    assert len(started) == 3
 
 
 def test_one_core_has_no_use_for_them(words: Vocabulary, started: list) -> None:
-    processes = SearchProcesses(words, 1)
-    processes.start()
-    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == alone(words, BEAM)
+    assert recognised(BeamDecoder(BEAM, SearchProcesses(words, 1)))
     assert not started
 
 
+def test_there_are_as_many_as_torch_has_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asr.search_processes._threads() == 1
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert asr.search_processes._threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    assert asr.search_processes._threads() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_is_wrong_with_the_words_is_said_once_they_are_loaded(
+    words: Vocabulary, count: int
+) -> None:
+    words.language_model.write_text("no model")
+    processes = SearchProcesses(words, count)
+    with pytest.raises(DataError, match=r"lm\.arpa: expected an ARPA model"):
+        processes.check()
+    words.language_model.unlink()
+    processes = SearchProcesses(words, count)
+    with pytest.raises(DataError, match=r"lm\.arpa: no such language model"):
+        processes.check()
+
+
+def hire_all(processes: SearchProcesses, started: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two processes, both with words."""
+    monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
+    until(lambda: bool(recognised(BeamDecoder(BEAM, processes))) and len(started) == 2)
+
+
 def test_a_killed_process_loses_nothing(
-    words: Vocabulary, started: list, caplog: pytest.LogCaptureFixture
+    words: Vocabulary,
+    started: list,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     processes = SearchProcesses(words, 2)
-    processes.start()
-    until(lambda: len(started) == 2)
-    assert processes.ready.wait(WAIT)
-    decoder = BeamDecoder(BEAM, words.load(), processes)
+    hire_all(processes, started, monkeypatch)
+    decoder = BeamDecoder(BEAM, processes)
     expected = alone(words, BEAM)
     for process in started:
         process.kill()
@@ -165,46 +191,38 @@ def test_a_killed_process_loses_nothing(
 
 def test_an_error_of_a_search_is_raised(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
     processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
-    broken = BeamDecoder(BEAM, words.load(), processes)
-    monkeypatch.setattr(broken._search, "config", "no config")  # fails there, and then here
-    monkeypatch.setattr(WordSearch, "__call__", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    processes.check()
+    broken = BeamDecoder(BEAM, processes)
+    monkeypatch.setattr(broken, "_config", "no config")  # fails there, and then here
+    with pytest.raises(AttributeError):
         broken(*babble())
 
 
 def test_the_processes_threads_free_no_memory_of_torch(words: Vocabulary) -> None:
     """Where one does while Python ends, Python aborts."""
-    columns = BeamDecoder(BEAM, words.load())._columns(babble()[0][0])
+    columns = BeamDecoder(BEAM, SearchProcesses(words, 1))._columns(babble()[0][0])
     assert columns.emissions.flags.owndata
 
 
-def test_what_is_interrupted_does_not_wait(
-    words: Vocabulary, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    processes = SearchProcesses(words, 2)
-    tasks = processes._tasks
-    processes.ready.set()  # though nobody takes the tasks
+def test_what_is_interrupted_does_not_wait(words: Vocabulary) -> None:
+    idle = SimpleNamespace(first=Future(), tasks=SimpleQueue())  # nobody takes the tasks
+    idle.first.set_result(None)
+    processes = SearchProcesses(words, 1)
+    processes._crew = cast(Any, idle)
 
     def columns() -> Iterator[Columns]:
         yield Columns(np.zeros((1, 3), np.float32), (0,))
         raise KeyboardInterrupt
 
-    search = WordSearch(BEAM, words.load())
     with pytest.raises(KeyboardInterrupt):
-        processes.map(search, columns())
-    task = tasks.get_nowait()
-    assert task
-    assert task.found.cancelled()
+        processes.map(BEAM, columns())
+    assert idle.tasks.get_nowait().found.cancelled()
 
 
 def test_a_fork_searches_alone(words: Vocabulary) -> None:
     processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
-    decoder = BeamDecoder(BEAM, words.load(), processes)
-    expected = alone(words, BEAM)
+    decoder = BeamDecoder(BEAM, processes)
+    expected = recognised(decoder)
     child = os.fork()
     if not child:
         signal.alarm(int(WAIT))
@@ -220,21 +238,16 @@ def test_the_model_is_the_one_that_was_loaded(
     monkeypatch.chdir(folder)
     words = replace(words, language_model=Path("lm.arpa"))
     expected = alone(words, BEAM)
-    elsewhere, rewritten = SearchProcesses(words, 2), SearchProcesses(words, 2)
-    graph = words.load()
+    processes = SearchProcesses(words, 2)
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")
-    elsewhere.start()
-    assert elsewhere.ready.wait(WAIT)
-    with monkeypatch.context() as patch:
-        forbid_searching_here(patch)
-        assert recognised(BeamDecoder(BEAM, graph, elsewhere)) == expected
-    until(lambda: len(started) == 2)
+    assert recognised(BeamDecoder(BEAM, processes)) == expected
     (folder / "lm.arpa").write_text(ARPA.replace("-0.9", "-0.1").replace("-1.1", "-2.22"))
-    rewritten.start()
-    assert "lm.arpa has changed" in caplog.text
-    assert len(started) == 2
-    assert recognised(BeamDecoder(BEAM, graph, rewritten)) == expected
+    monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
+    assert recognised(BeamDecoder(BEAM, processes)) == expected
+    until(lambda: "lm.arpa has changed" in caplog.text)
+    assert len(started) == 1
+    assert recognised(BeamDecoder(BEAM, processes)) == expected
 
 
 def test_noise_on_standard_output_does_no_harm(
@@ -242,9 +255,8 @@ def test_noise_on_standard_output_does_no_harm(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("print('hello')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    processes = SearchProcesses(words, 2)
-    processes.start()
-    assert processes.ready.wait(WAIT)
+    forbid_searching_here(monkeypatch)
+    assert recognised(BeamDecoder(BEAM, SearchProcesses(words, 2)))
 
 
 def test_without_processes_this_one_searches(
@@ -252,16 +264,16 @@ def test_without_processes_this_one_searches(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "no-such-python")
     processes = SearchProcesses(words, 2)
-    processes.start()
-    until(lambda: caplog.text.count("no further process") >= 2)
-    assert recognised(BeamDecoder(BEAM, words.load(), processes)) == alone(words, BEAM)
+    processes.check()
+    assert "no further process" in caplog.text
+    assert recognised(BeamDecoder(BEAM, processes)) == alone(words, BEAM)
 
 
-def test_they_end_with_their_owner(words: Vocabulary, started: list) -> None:
+def test_they_end_with_their_owner(
+    words: Vocabulary, started: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
     processes = SearchProcesses(words, 2)
-    processes.start()
-    until(lambda: len(started) == 2)
-    assert processes.ready.wait(WAIT)
+    hire_all(processes, started, monkeypatch)
     del processes
     gc.collect()
     assert all(process.wait(WAIT) is not None for process in started)
@@ -284,8 +296,8 @@ def test_they_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
             return started[-1]
         subprocess.Popen = start
         processes = SearchProcesses(Vocabulary(CharacterTokenizer(), Path("lm.arpa")), 2)
-        processes.start()
-        processes.ready.wait()
+        processes.check()
+        processes._crew._hire(1)
         while len(started) < 2:
             time.sleep(0.01)
         print(*[process.pid for process in started], flush=True)

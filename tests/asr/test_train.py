@@ -24,10 +24,10 @@ from asr.config import Config, parse_config
 from asr.data import Entry
 from asr.errors import AsrError, ConfigError, DataError, ModelError
 from asr.files import reserved
+from asr.loading import load_model
 from asr.select import Corpus
 from asr.train import Trainer, train
 from asr.train_log import TrainingLog
-from asr.transcribe import load_model
 
 WORDS = ("AB", "BA", "CAB", "ACB", "BC", "CC A", "B A C", "ABBA")
 TONES = {"A": 400.0, "B": 1100.0, "C": 2500.0, " ": 0.0}
@@ -179,9 +179,7 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
         import sys
         from pathlib import Path
         from tests.asr.test_train import _recipe
-        from asr.select import Corpus
-from asr.select import Corpus
-from asr.train import train
+        from asr.train import train
         train(_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
     """)
     root = Path(__file__).parents[2]

@@ -19,7 +19,8 @@ import asr.transcribe
 from asr.config import Config
 from asr.decode import GreedyDecoder
 from asr.errors import AudioError, ConfigError, DataError, ModelError
-from asr.transcribe import Recognizer, Transcript, Word, load_model
+from asr.loading import load_model
+from asr.transcribe import Recognizer, Transcript, Word
 from asr.word_search import Hypothesis
 
 RATE = 16000

@@ -15,13 +15,13 @@ from asr.config import DecodeConfig, load_config
 from asr.data import Utterance
 from asr.decode import BeamDecoder, GreedyDecoder
 from asr.errors import DataError
+from asr.loading import load_model
 from asr.metrics import ErrorRate
 from asr.model_dir import Packaged, load_model_dir
 from asr.rescoring import Rescorer
+from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import CharacterTokenizer
-from asr.transcribe import load_model
 from asr.tune import Trial, fit_blank_penalty, save_weights, search, tune_lm
-from asr.word_graph import load_word_graph
 from asr.word_search import Alternatives
 
 torch.set_num_threads(1)
@@ -61,12 +61,12 @@ def spoken(text: str, mistaken: dict[int, str]) -> torch.Tensor:
 
 def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
     emissions = [spoken("THE SEA", {6: "E"}), spoken("SEE", {})]
-    build = partial(BeamDecoder, graph=graph)
+    build = partial(BeamDecoder, words=words)
     tuning = search(DecodeConfig(), build, emissions, ["THE SEA", "SEE"])
     assert tuning.best.score == ErrorRate(0, 0, 0, 3)
-    unaided = BeamDecoder(DecodeConfig(lm_weight=0.0), graph)(emissions[0], torch.tensor([14]))
+    unaided = BeamDecoder(DecodeConfig(lm_weight=0.0), words)(emissions[0], torch.tensor([14]))
     assert unaided[0].words == ("THE", "SEE")
     errors = [trial.score.errors for trial in tuning.trials]
     assert errors == sorted(errors)
@@ -77,8 +77,8 @@ def test_search_finds_weights_that_leave_no_error(tmp_path: Path) -> None:
 
 def test_weights_that_make_nothing_right_are_none(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
-    build = partial(BeamDecoder, graph=graph)
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
+    build = partial(BeamDecoder, words=words)
     with pytest.raises(DataError, match="any of 2 words right; are the transcripts"):
         search(DecodeConfig(), build, [spoken("SEE", {})[:, :1]], ["THE SEA"])
 
@@ -105,10 +105,10 @@ def test_weights_are_sought_together_and_from_the_present_ones(
 
     monkeypatch.setattr("asr.tune._score", score)
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
     tuning = search(
         DecodeConfig.model_validate(present),
-        partial(BeamDecoder, graph=graph),
+        partial(BeamDecoder, words=words),
         [spoken("SEE", {})],
         ["SEE"],
     )
@@ -119,10 +119,10 @@ def test_weights_are_sought_together_and_from_the_present_ones(
 
 def test_a_second_pass_is_weighed_by_what_it_makes_right(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
     emissions = [spoken("SEA", {2: "E"})] * 2  # to the search they are the same
     said = ["SEA", "SEE"]
-    build = partial(BeamDecoder, graph=graph)
+    build = partial(BeamDecoder, words=words)
 
     class Second(Rescorer):
         def __init__(self) -> None:
@@ -147,12 +147,12 @@ def test_a_second_pass_is_weighed_by_what_it_makes_right(tmp_path: Path) -> None
 
 def test_confidences_are_fitted_to_what_was_right(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
     emissions = [spoken("SEE", {})] * 40
     references = ["SEE"] * 20 + ["THE"] * 20  # as clearly heard, and wrong half of the time
-    build = partial(BeamDecoder, graph=graph)
+    build = partial(BeamDecoder, words=words)
     tuning = search(DecodeConfig(), build, emissions, references)
-    (said,) = BeamDecoder(tuning.best.decode, graph)(emissions[0], torch.tensor([6]))
+    (said,) = BeamDecoder(tuning.best.decode, words)(emissions[0], torch.tensor([6]))
     (sure,) = confidences(said, emissions[0][0], tuning.best.decode.confidence)
     assert sure == pytest.approx(0.5, abs=0.03)
     assert tuning.calibration_error < 0.03
@@ -247,18 +247,18 @@ def test_a_directory_without_language_model_is_still_decoded_greedily(
 
 def test_priors_make_up_for_a_network_that_prefers_blank(tmp_path: Path) -> None:
     (tmp_path / "lm.arpa").write_text(ARPA)
-    graph = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa")
+    words = SearchProcesses(Vocabulary(CharacterTokenizer(), tmp_path / "lm.arpa"), 1)
     clear = spoken("THE SEA", {})
     hesitant = clear.clone()
     hesitant[..., 0] += 9.0  # blank wins wherever it can
     hesitant = hesitant.log_softmax(-1)
     priors = tuple(hesitant[0].exp().mean(0).log().tolist())
 
-    def words(weight: float) -> tuple[str, ...]:
+    def said(weight: float) -> tuple[str, ...]:
         config = DecodeConfig(lm_weight=0.5, prior_weight=weight, log_priors=priors)
-        return BeamDecoder(config, graph)(hesitant, torch.tensor([14]))[0].words
+        return BeamDecoder(config, words)(hesitant, torch.tensor([14]))[0].words
 
-    assert words(0.0) != ("THE", "SEA")
-    assert words(1.0) == ("THE", "SEA")
+    assert said(0.0) != ("THE", "SEA")
+    assert said(1.0) == ("THE", "SEA")
     with pytest.raises(DataError, match="expected 39, one a unit, got 2"):
-        BeamDecoder(DecodeConfig(log_priors=(0.0, 0.0)), graph)
+        BeamDecoder(DecodeConfig(log_priors=(0.0, 0.0)), words)

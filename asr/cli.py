@@ -85,6 +85,10 @@ LanguageModel = Annotated[
 LmWeight = Annotated[float | None, typer.Option(help="Weight of the language model.")]
 WordScore = Annotated[float | None, typer.Option(help="Added for each word of a hypothesis.")]
 BeamSize = Annotated[int | None, typer.Option(min=1, help="Hypotheses kept after each frame.")]
+MinConfidence = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Speech none of whose words is so likely right is noise."),
+]
 Manifest = Annotated[
     Path, typer.Argument(help="Manifest NAME.jsonl.gz, or TSV with path and transcript columns.")
 ]
@@ -168,6 +172,7 @@ def evaluate(
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     beam_size: BeamSize = None,
+    min_confidence: MinConfidence = None,
     lm: LanguageModel = None,
 ) -> None:
     """Measure error rates and speed.
@@ -179,7 +184,8 @@ def evaluate(
     from asr.evaluate import evaluate
 
     utterances = read_manifest(data)
-    recognizer = _recognizer(model, device, precision, greedy, lm_weight, word_score, beam_size, lm)
+    weights = (lm_weight, word_score, beam_size, min_confidence)
+    recognizer = _recognizer(model, device, precision, greedy, *weights, lm)
     with _progress("evaluate", len(utterances)) as on_progress:
         result = evaluate(
             recognizer.packaged, utterances, recognizer.decoder, on_progress=on_progress
@@ -206,6 +212,7 @@ def transcribe(
     lm_weight: LmWeight = None,
     word_score: WordScore = None,
     beam_size: BeamSize = None,
+    min_confidence: MinConfidence = None,
     lm: LanguageModel = None,
     hotwords: Annotated[
         Path | None, typer.Option(help="File of words that are expected, such as names.")
@@ -229,9 +236,8 @@ def transcribe(
         raise ConfigError("--hotword-score: expected --hotwords FILE with it")
     score = HOTWORD_SCORE if hotword_score is None else hotword_score
     expected = dict.fromkeys(read_hotwords(hotwords) if hotwords else (), score)
-    recognizer = _recognizer(
-        model, device, precision, greedy, lm_weight, word_score, beam_size, lm, expected
-    )
+    weights = (lm_weight, word_score, beam_size, min_confidence)
+    recognizer = _recognizer(model, device, precision, greedy, *weights, lm, expected)
     failed = False
     for result in recognizer.transcribe_many(files):
         if isinstance(result, AudioError):
@@ -371,6 +377,7 @@ def _recognizer(
     lm_weight: float | None,
     word_score: float | None,
     beam_size: int | None,
+    min_confidence: float | None,
     language_model: Path | None = None,
     hotwords: Mapping[str, float] = MappingProxyType({}),
 ) -> "Recognizer":
@@ -385,6 +392,7 @@ def _recognizer(
         lm_weight=lm_weight,
         word_score=word_score,
         beam_size=beam_size,
+        min_confidence=min_confidence,
         language_model=language_model,
         hotwords=hotwords,
     )

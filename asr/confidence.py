@@ -6,6 +6,7 @@ fitted on a development set by `asr tune-lm`, turns them into a probability.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,11 @@ def confidences(hypothesis: Hypothesis, log_probs: Tensor, weights: Weights) -> 
     """Of each word, in [0, 1]; `log_probs` [T', V] are the emissions that were searched."""
     sure: list[float] = likelihood(evidence(hypothesis, log_probs), weights).tolist()
     return sure
+
+
+def with_confidence(hypothesis: Hypothesis, log_probs: Tensor, weights: Weights) -> Hypothesis:
+    """The same with how likely each word is right."""
+    return replace(hypothesis, confidence=tuple(confidences(hypothesis, log_probs, weights)))
 
 
 def evidence(hypothesis: Hypothesis, log_probs: Tensor) -> Tensor:

@@ -183,6 +183,8 @@ class DecodeConfig(_Table):
     rescore_ngram: float = Field(1.0, ge=0, le=1)  # share of lm_weight that stays in that pass
     rescore_word_score: float = 0.0  # added for each word in that pass
     confidence: tuple[float, float, float] = (1.0, 0.0, 0.0)  # weights, see asr/confidence.py
+    # What is not likelier right in any word of an utterance is taken for noise: no words.
+    min_confidence: float = Field(0.0, ge=0, le=1)
 
 
 class Config(_Table):

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from asr.confidence import AS_HEARD, with_confidence
 from asr.config import DecodeConfig
 from asr.errors import DataError
 from asr.rescoring import Rescorer, load_rescorer
@@ -97,13 +98,15 @@ class GreedyDecoder:
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch; `score` is the best path's log-probability less its blanks' penalties."""
+        heard = log_probs.cpu()
         log_probs = _penalize(log_probs, self.blank_penalty)
+        paths = greedy_decode(log_probs, lengths)
         frames = torch.arange(log_probs.shape[1], device=log_probs.device)
         inside = frames < lengths.to(frames.device)[:, None]
         scores = (log_probs.amax(-1) * inside).sum(-1).tolist()
         return [
-            self._hypothesis(spans, score)
-            for spans, score in zip(greedy_decode(log_probs, lengths), scores, strict=True)
+            with_confidence(self._hypothesis(spans, score), row, AS_HEARD)
+            for spans, score, row in zip(paths, scores, heard, strict=True)
         ]
 
     def _hypothesis(self, spans: list[tuple[int, int, int]], score: float) -> Hypothesis:
@@ -136,7 +139,8 @@ class BeamDecoder:
     Frames of near-certain blank are passed over but for the first of a run, which changes no path
     worth having and makes the search faster by their share.
 
-    With a `rescorer` the hypotheses of the search get a second score, see `Rescorer`.
+    With a `rescorer` the hypotheses of the search get a second score, see `Rescorer`. An utterance
+    no word of which is as likely right as `min_confidence` has none: it is taken for noise.
     """
 
     def __init__(
@@ -159,10 +163,19 @@ class BeamDecoder:
 
     def __call__(self, log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
         """Decode a batch, its utterances one after the other unless there are processes."""
-        found = self.alternatives(log_probs, lengths)
+        heard = log_probs.float().cpu()
+        found = self.alternatives(heard, lengths)
         if self._rescorer:
             found = self._rescorer(found, self._config)
-        return [best_of(hypotheses) for hypotheses in found]
+        return [
+            self._unless_noise(with_confidence(best_of(hypotheses), row, self._config.confidence))
+            for hypotheses, row in zip(found, heard, strict=True)
+        ]
+
+    def _unless_noise(self, said: Hypothesis) -> Hypothesis:
+        if max(said.confidence, default=1.0) < self._config.min_confidence:
+            return Hypothesis((), (), (), said.score, ())
+        return said
 
     def alternatives(self, log_probs: Tensor, lengths: Tensor) -> list[Alternatives]:
         """What the search finds in each utterance of a batch, best first."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float
         hotwords = dict.fromkeys(hotwords, HOTWORD_SCORE)
     if not (isinstance(hotwords, Mapping) and all(isinstance(word, str) for word in hotwords)):
         raise ConfigError(f"hotwords: expected words, or words with numbers, got {hotwords!r}")
-    if not all(isinstance(x, int | float) and isfinite(x) for x in hotwords.values()):
+    if not all(isinstance(x, Real) and isfinite(x) for x in hotwords.values()):
         raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
     return {word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()}
 

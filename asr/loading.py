@@ -23,6 +23,7 @@ def load_model(
     lm_weight: float | None = None,
     word_score: float | None = None,
     beam_size: int | None = None,
+    min_confidence: float | None = None,
     language_model: str | Path | None = None,
     hotwords: Mapping[str, float] | Iterable[str] = (),
 ) -> "Recognizer":
@@ -34,9 +35,11 @@ def load_model(
         precision: "bf16" is for GPUs, and for CPUs with instructions for it (AMX, AVX512-BF16): of
             those a batch has more than a single recording.
         method: "greedy" or "beam"; this and what follows: None is as the model's config says.
-        lm_weight: weight of the language model; it and the next two are of beam search only.
+        lm_weight: weight of the language model; it and the next three are of beam search only.
         word_score: added for each word of a hypothesis.
         beam_size: hypotheses kept after each frame.
+        min_confidence: where no word of up to 20 s is as likely right as this, there is none: it is
+            taken for noise; with 0 every word stays.
         language_model: an ARPA file in place of the model's language models; it and `hotwords`
             need, and imply, beam search.
         hotwords: words that are expected; or such words, and what is added to the
@@ -48,7 +51,12 @@ def load_model(
         DataError: the lexicon or the language model is missing or wrong.
     """
     said = read_description(None if model is None else Path(model))
-    weights = {"lm_weight": lm_weight, "word_score": word_score, "beam_size": beam_size}
+    weights = {
+        "lm_weight": lm_weight,
+        "word_score": word_score,
+        "beam_size": beam_size,
+        "min_confidence": min_confidence,
+    }
     changes = {name: value for name, value in weights.items() if value is not None}
     bonuses = bonuses_of(hotwords)
     scored = {"language_model": language_model is not None, "hotwords": bool(bonuses)}

@@ -91,10 +91,11 @@ class SearchProcesses:
         Raises:
             DataError: the lexicon or the language model is missing or wrong.
         """
-        error = self._crew.first.exception() if self._crew else None
+        crew = self._crew if self._owner == os.getpid() else None
+        error = crew.first.exception() if crew else None
         if isinstance(error, AsrError):
             raise DataError(str(error)) from None
-        if not self._crew or error:
+        if not crew or error:
             self._searcher(DecodeConfig())
 
     def map(self, config: DecodeConfig, utterances: Iterable[Columns]) -> list[Alternatives]:

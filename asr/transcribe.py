@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import check_level, read_blocks
-from asr.confidence import AS_HEARD, confidences
 from asr.decode import Decoder
 from asr.errors import AudioError
 from asr.model_dir import Packaged
@@ -258,20 +257,17 @@ class Recognizer:
 
     @torch.inference_mode()
     def _search(self, batch: list[_Piece], log_probs: Tensor, lengths: Tensor) -> list[list[Word]]:
-        log_probs = log_probs.cpu()
-        hypotheses = self.decoder(log_probs, lengths.cpu())
+        hypotheses = self.decoder(log_probs.cpu(), lengths.cpu())
         return [
-            self._words(hypothesis, row, piece.segment)
-            for hypothesis, row, piece in zip(hypotheses, log_probs, batch, strict=True)
+            self._words(hypothesis, piece.segment)
+            for hypothesis, piece in zip(hypotheses, batch, strict=True)
         ]
 
-    def _words(self, hypothesis: Hypothesis, log_probs: Tensor, segment: Segment) -> list[Word]:
-        """Words with times; `log_probs` [T', V]."""
+    def _words(self, hypothesis: Hypothesis, segment: Segment) -> list[Word]:
+        """Words with times."""
         start = segment.start / self.sample_rate
         stop = start + len(segment.waveform) / self.sample_rate
         step = self.packaged.seconds_per_frame
-        weights = self.packaged.config.decode.confidence if hypothesis.agreement else AS_HEARD
-        sure = confidences(hypothesis, log_probs, weights)
         return [
             Word(
                 word,
@@ -280,7 +276,7 @@ class Recognizer:
                 confidence,
             )
             for word, (first, end), confidence in zip(
-                hypothesis.words, hypothesis.word_frames, sure, strict=True
+                hypothesis.words, hypothesis.word_frames, hypothesis.confidence, strict=True
             )
         ]
 

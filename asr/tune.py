@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import read_audio
-from asr.confidence import Weights, calibration_error, evidence, fit, likelihood
+from asr.confidence import (
+    Weights,
+    calibration_error,
+    evidence,
+    fit,
+    likelihood,
+    with_confidence,
+)
 from asr.config import DecodeConfig, dump_config
 from asr.data import Utterance
 from asr.decode import BeamDecoder, greedy_decode
@@ -25,7 +32,7 @@ from asr.search_processes import processes_for
 from asr.text import normalize
 from asr.tokenizer import Tokenizer
 from asr.word_graph import find_language_model
-from asr.word_search import Alternatives, best_of
+from asr.word_search import Alternatives, Hypothesis, best_of
 
 _Build = Callable[[DecodeConfig], BeamDecoder]
 _Weights = tuple[float, float, float]  # lm_weight, word_score, prior_weight
@@ -39,6 +46,9 @@ _BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
 _RESCORE_WEIGHTS = tuple(tenths / 10 for tenths in range(11))
 _RESCORE_NGRAMS = tuple(quarters / 4 for quarters in range(5))
 _RESCORE_WORD_SCORES = tuple(halves / 2 for halves in range(-3, 4))
+_MIN_CONFIDENCES = tuple(
+    twentieths / 20 for twentieths in range(11)
+)  # what is likelier right stays
 _BATCH = 64  # utterances of like length that are searched at once
 
 
@@ -86,7 +96,8 @@ class Tuning:
             f"{trials}\n"
             f"{second}"
             f"greedy path: blank_penalty {self.best.decode.blank_penalty:.2f}\n"
-            f"confidences: calibration error {self.calibration_error:.3f}"
+            f"confidences: calibration error {self.calibration_error:.3f}\n"
+            f"noise: min_confidence {self.best.decode.min_confidence:.2f}"
         )
 
 
@@ -103,7 +114,8 @@ def tune_lm(
     equal choices the one nearest to no priors, no word score, no language model is better. The
     priors are the mean of the emissions. The blank's penalty is the one that leaves the greedy path
     the fewest errors, which the search has no part in. If the model has a recurrent language model,
-    the weights of its pass over what the search then finds come last.
+    the weights of its pass over what the search then finds follow. Last come the confidences, and
+    the least of them that tells speech from noise.
 
     Args:
         packaged: the model; its beam stays as configured.
@@ -218,8 +230,15 @@ def search(
         log_probs = rescorer.log_probs(found)
         decode, second_pass = fit_second_pass(decode, found, log_probs, references)
         found = rescorer(found, decode)
-    weights, error = _calibrate(found, emissions, references)
-    trials[0] = replace(trials[0], decode=decode.model_copy(update={"confidence": weights}))
+    hypotheses = [best_of(alternatives) for alternatives in found]
+    weights, error = _calibrate(hypotheses, emissions, references)
+    hypotheses = [
+        with_confidence(said, heard[0], weights)
+        for said, heard in zip(hypotheses, emissions, strict=True)
+    ]
+    least = fit_min_confidence(hypotheses, references)
+    fitted = {"confidence": weights, "min_confidence": least}
+    trials[0] = replace(trials[0], decode=decode.model_copy(update=fitted))
     return Tuning(tuple(trials), second_pass, error)
 
 
@@ -264,11 +283,28 @@ def fit_second_pass(
     return decode, best
 
 
+def fit_min_confidence(hypotheses: Sequence[Hypothesis], references: Sequence[str]) -> float:
+    """Least confidence of an utterance's surest word that speech can do with.
+
+    The highest of `_MIN_CONFIDENCES` with which there are no more word errors than without. Noise
+    has words, too, but rarely one that is likely right.
+    """
+
+    def errors(least: float) -> int:
+        kept = (max(said.confidence, default=0.0) >= least for said in hypotheses)
+        texts = [
+            " ".join(said.words) if keep else ""
+            for said, keep in zip(hypotheses, kept, strict=True)
+        ]
+        return word_error_rate(references, texts).errors
+
+    return max(least for least in _MIN_CONFIDENCES if errors(least) <= errors(0.0))
+
+
 def _calibrate(
-    found: Sequence[Alternatives], emissions: Sequence[Tensor], references: Sequence[str]
+    hypotheses: Sequence[Hypothesis], emissions: Sequence[Tensor], references: Sequence[str]
 ) -> tuple[Weights, float]:
     """Weights of the confidences, and the calibration error that they leave."""
-    hypotheses = [best_of(alternatives) for alternatives in found]
     known = torch.cat(
         [evidence(said, heard[0]) for said, heard in zip(hypotheses, emissions, strict=True)]
     )

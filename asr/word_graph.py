@@ -130,6 +130,8 @@ def read_unigrams(path: Path) -> dict[str, float]:
         DataError: the file is missing or not ARPA.
     """
     unigrams: dict[str, float] = {}
+    if path.exists() and not path.is_file():  # it is read twice
+        raise DataError(f"{path}: not a regular file; write what comes from it to one")
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
             for line in lines:

@@ -34,6 +34,7 @@ class Hypothesis:
     word_frames: tuple[tuple[int, int], ...]  # first frame, last frame + 1 of each word
     lm_score: float = 0.0  # beam: log10-probability that the n-gram gives the words
     agreement: tuple[float, ...] = ()  # beam: of each word, share of the best hypotheses with it
+    confidence: tuple[float, ...] = ()  # of each word, how likely it is right
 
 
 Alternatives = tuple[Hypothesis, ...]  # of one utterance, best first

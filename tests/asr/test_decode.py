@@ -368,6 +368,22 @@ def test_agreement_is_the_share_of_the_best_hypotheses(phonemes: Decoder) -> Non
     assert see.agreement == (pytest.approx(1 / (1 + math.exp(sea)), abs=1e-3),)
 
 
+def test_what_is_not_likely_right_in_any_word_is_taken_for_noise(directory: Path) -> None:
+    tokenizer = PhonemeTokenizer(LEXICON)
+    log_probs = emissions(tokenizer, "K AE T - - S IY", sure=0.9)
+    log_probs[0, :3] = emissions(tokenizer, "K AE T", sure=0.4)[0]
+    kept = build_decoder(BEAM, tokenizer, directory)
+    assert decode(kept, log_probs).words == ("CAT", "SEA")
+    assert decode(kept, log_probs).confidence == (pytest.approx(0.4), pytest.approx(0.9))
+    for least, words in (0.85, ("CAT", "SEA")), (0.95, ()):
+        config = BEAM.model_copy(update={"min_confidence": least})
+        found = decode(build_decoder(config, tokenizer, directory), log_probs)
+        assert (found.words, len(found.word_frames), len(found.confidence)) == (
+            words,
+            *[len(words)] * 2,
+        )
+
+
 def test_threads_take_turns(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two searches at once in one of flashlight's decoders end in a segmentation fault."""
     tokenizer = PhonemeTokenizer(LEXICON)

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -125,6 +126,7 @@ def test_words_alone_have_the_usual_bonus() -> None:
     assert bonuses_of({"zebra-fish": 1}) == {"ZEBRA": 1, "FISH": 1}
     assert bonuses_of(["son", "Zebra"]) == {"SON": 4.0, "ZEBRA": 4.0}
     assert bonuses_of([]) == {}
+    assert bonuses_of({"son": np.float32(2)}) == {"SON": 2.0}
 
 
 @pytest.mark.parametrize("wrong", ["son", None, 3, [b"son"], {3: 4.0}])

@@ -33,6 +33,19 @@ def test_hears_nothing_in_hum(recognizer: Recognizer) -> None:
     assert recognizer.transcribe_waveform(hum).text == ""
 
 
+def test_hears_nothing_in_wind_and_engines(recognizer: Recognizer) -> None:
+    """They have contrast, or a voice's periodicity; words that come of them are unlikely."""
+    generator = torch.Generator().manual_seed(0)
+    seconds = torch.arange(48000) / 16000
+    noise = torch.fft.rfft(torch.randn(48000, generator=generator))
+    brown = torch.fft.irfft(noise / torch.arange(1, len(noise) + 1), 48000)
+    gusts = torch.rand(1, 1, 11, generator=generator)
+    wind = brown * torch.nn.functional.interpolate(gusts, 48000, mode="linear")[0, 0]
+    engine = torch.sin(2 * torch.pi * (70 * seconds + 2 * torch.sin(seconds))).sign() + brown
+    for sound in (wind, engine):
+        assert recognizer.transcribe_waveform(0.2 * sound / sound.abs().max()).text == ""
+
+
 def test_files_fit_the_repository() -> None:
     sizes = [path.stat().st_size for path in PACKAGED_MODEL.iterdir()]
     assert max(sizes) < 13_000_000

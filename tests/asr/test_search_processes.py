@@ -165,6 +165,10 @@ def test_what_is_wrong_with_the_words_is_said_once_they_are_loaded(
     processes = SearchProcesses(words, count)
     with pytest.raises(DataError, match=r"lm\.arpa: no such language model"):
         processes.check()
+    os.mkfifo(words.language_model)
+    processes = SearchProcesses(words, count)
+    with pytest.raises(DataError, match=r"lm\.arpa: not a regular file"):
+        processes.check()
 
 
 def hire_all(processes: SearchProcesses, started: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,6 +230,7 @@ def test_a_fork_searches_alone(words: Vocabulary) -> None:
     child = os.fork()
     if not child:
         signal.alarm(int(WAIT))
+        processes.check()
         os._exit(recognised(decoder) != expected)
     assert os.waitpid(child, 0)[1] == 0
 

@@ -21,8 +21,8 @@ from asr.model_dir import Packaged, load_model_dir
 from asr.rescoring import Rescorer
 from asr.search_processes import SearchProcesses, Vocabulary
 from asr.tokenizer import CharacterTokenizer
-from asr.tune import Trial, fit_blank_penalty, save_weights, search, tune_lm
-from asr.word_search import Alternatives
+from asr.tune import Trial, fit_blank_penalty, fit_min_confidence, save_weights, search, tune_lm
+from asr.word_search import Alternatives, Hypothesis
 
 torch.set_num_threads(1)
 
@@ -243,6 +243,20 @@ def test_a_directory_without_language_model_is_still_decoded_greedily(
     assert isinstance(load_model(model, "cpu").decoder, GreedyDecoder)
     searching = load_model(model, "cpu", language_model=tmp_path / "other.arpa")
     assert searching.packaged.config.decode.lm_weight == 2.25
+
+
+def test_words_that_nobody_misses_are_taken_for_noise() -> None:
+    def said(text: str, *confidence: float) -> Hypothesis:
+        return Hypothesis(tuple(text.split()), (), (), 0.0, (), confidence=confidence)
+
+    noise, wrong, right = said("SEA", 0.32), said("A SEA", 0.1, 0.38), said("SEE A", 0.2, 0.46)
+    found = [noise, wrong, right, said("")]
+    references = ["", "THE TOE", "SEE A", ""]
+    assert fit_min_confidence(found, references) == 0.45
+    assert fit_min_confidence([right], ["SEE A"]) == 0.45
+    assert fit_min_confidence([wrong], ["A SEA"]) == 0.35
+    assert fit_min_confidence([noise], [""]) == 0.5  # the highest
+    assert fit_min_confidence([], []) == 0.5
 
 
 def test_priors_make_up_for_a_network_that_prefers_blank(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from asr.errors import AudioError
 
 _OGG_PAGE = 65307  # bytes of the largest page
 _OGG_FLAGS = re.compile(rb"OggS\0(.)", re.DOTALL)  # of each page
-_MP3_FRAME = re.compile(rb"\xff[\xe2-\xff]")  # how one begins
 # A first frame without sound: header, side information of MPEG 2 mono, of both others, of MPEG 1
 # stereo, what the tag holds, and if it does: frames of the recording; its bytes, this one's too.
 _XING = re.compile(
@@ -19,6 +18,12 @@ _XING = re.compile(
     rb"[\x03\x07\x0b\x0f].{4})(.{4})",
     re.DOTALL,
 )
+_KBITS = (  # of layer III, by the header's four bits, 0: not allowed
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, 0),  # MPEG 2
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 0),  # MPEG 1
+)
+_HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_MISCOUNTED = 16384  # bytes after a recording's count that may still be its own: a second of it
 _ID3V1 = 128  # bytes after a recording
 
 
@@ -60,25 +65,44 @@ def check_last_ogg_page(path: Path) -> None:
 def mp3_parts(path: Path) -> list[range]:
     """Bytes of each recording in an MP3 file that was joined from several; of another nothing.
 
-    Where a recording says how long it is, libmpg123 reads no further: another one may follow.
+    Where a recording says in its first frame how long it is, libmpg123 reads no further. Another
+    one begins where there is such a frame again, or where frames go on for a second or more.
     """
     with _bytes_of(path) as data:
-        bounds = [0]
-        while end := _mp3_end(data, bounds[-1]):
-            bounds.append(end)
-        bounds.append(len(data))
-    return [range(*pair) for pair in pairwise(bounds)] if len(bounds) > 2 else []
+        bounds = {0}
+        for xing in _XING.finditer(data):
+            if xing.start() > _after_id3v2(data, 0):
+                bounds.add(xing.start())
+            if not (size := int.from_bytes(xing[1])):  # not known
+                continue
+            end = xing.start() + size
+            if data[end : end + 3] == b"TAG":
+                end += _ID3V1
+            end = _after_id3v2(data, end)
+            if _has_frames(data, end):
+                bounds.add(end)
+        parts = [range(*pair) for pair in pairwise([*sorted(bounds), len(data)])]
+    return parts if len(parts) > 1 else []
 
 
-def _mp3_end(data: mmap, start: int) -> int:
-    """Where the recording that begins at `start` ends and another one begins; 0: nowhere."""
-    xing = _XING.match(data, _after_id3v2(data, start))
-    if xing is None:
+def _has_frames(data: mmap, start: int) -> bool:
+    """Whether frames of layer III follow one another there for `_MISCOUNTED` bytes."""
+    place = start
+    while place < start + _MISCOUNTED and (size := _frame_size(data, place)):
+        place += size
+    return place >= start + _MISCOUNTED
+
+
+def _frame_size(data: mmap, start: int) -> int:
+    """Bytes of the frame that begins there; 0: none."""
+    header = int.from_bytes(data[start : start + 4])
+    version, layer = header >> 19 & 3, header >> 17 & 3
+    kbits = _KBITS[version == 3][header >> 12 & 15]
+    rate = header >> 10 & 3
+    if header >> 21 != 0x7FF or version == 1 or layer != 1 or rate == 3 or not kbits:
         return 0
-    end = xing.start() + int.from_bytes(xing[1])
-    if data[end : end + 3] == b"TAG":
-        end += _ID3V1
-    return end if _MP3_FRAME.match(data, _after_id3v2(data, end)) else 0
+    samples = 1152 if version == 3 else 576
+    return samples * kbits * 125 // _HERTZ[version][rate] + (header >> 9 & 1)
 
 
 def _after_id3v2(data: mmap, start: int) -> int:

@@ -1,4 +1,5 @@
 import errno
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from torch import Tensor
 
 import asr.audio
 from asr.audio import audio_info, read_audio, read_blocks
+from asr.containers import mp3_parts
 from asr.errors import AudioError
 
 RATE = 16000
@@ -283,18 +285,49 @@ def test_mp3_recordings_in_a_row_are_read_to_the_last(
         encode(first, "libmp3lame")
     else:
         shutil.copy(files["a.mp3"], first)
-    path.write_bytes(2 * (first.read_bytes() + tag) + files["a.mp3"].read_bytes())
+    last = files["a.mp3"].read_bytes()
+    path.write_bytes(2 * (first.read_bytes() + tag) + last)
     alone = read_audio(first)
     assert torch.equal(read_audio(path), torch.cat([alone, alone, read_audio(files["a.mp3"])]))
     with pytest.raises(AudioError, match="several recordings"):
         audio_info(path)
     path.write_bytes(path.read_bytes()[:-2000])
     assert "truncated" in reason(path)
+    path.write_bytes(first.read_bytes()[:4000] + tag + last)
+    assert "truncated" in reason(path)
     soundfile.write(path, sound(rate=22050), 22050)
     path.write_bytes(path.read_bytes() + first.read_bytes())
     whole = read_audio(path)
     assert torch.equal(whole[-len(alone) :], alone)
     assert len(whole) == pytest.approx(2 * len(alone), rel=0.05)
+
+
+def test_mp3_recordings_need_not_say_how_long_they_are(tmp_path: Path) -> None:
+    told, untold, path = (tmp_path / f"{name}.mp3" for name in ("told", "untold", "joined"))
+    soundfile.write(told, np.tile(sound(), (4, 1)), RATE)
+    with av.open(str(untold), "w", options={"write_xing": "0", "id3v2_version": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.tile(sound().T, 4), format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    parts = {path: (path.read_bytes(), len(read_audio(path))) for path in (told, untold)}
+    for order in itertools.product((told, untold), repeat=3):
+        path.write_bytes(b"".join(parts[part][0] for part in order))
+        assert len(read_audio(path)) == sum(parts[part][1] for part in order)
+
+
+def test_an_mp3_whose_count_is_wrong_is_one_recording(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    """Frames that it does not count, or what else follows, are no second recording."""
+    data, path = files["a.mp3"].read_bytes(), tmp_path / "wrong.mp3"
+    assert data[13:17] == b"Xing"
+    for count in (0, 1, len(data) // 2, len(data) - 200, len(data) + 1):
+        for before in (b"", b"ID3\4\0\0\0\0\0\0"):
+            for after in (b"", b"\xff" * 1000, bytes(50000), data[:4], data[:4] + bytes(300)):
+                path.write_bytes(before + data[:25] + count.to_bytes(4) + data[29:] + after)
+                assert mp3_parts(path) == []
+                assert torch.equal(read_audio(path), read_audio(files["a.mp3"]))
 
 
 @pytest.mark.parametrize("name", ["a.webm", "a.mka", "a.m4a"])

@@ -250,6 +250,7 @@ def build_decoder(
     if config.method == "greedy":
         return GreedyDecoder(tokenizer, config.blank_penalty)
     words = words or processes_for(tokenizer, directory, language_model, hotwords)
+    words.limit(torch.get_num_threads())  # who made them may not have known: without torch
     second_pass = config.rescore_weight > 0 and language_model is None
     rescorer = load_rescorer(directory, hotwords) if second_pass else None
     words.check()

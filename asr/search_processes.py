@@ -96,7 +96,12 @@ class SearchProcesses:
         if isinstance(error, AsrError):
             raise DataError(str(error)) from None
         if not crew or error:
-            self._searcher(DecodeConfig())
+            self._load()
+
+    def limit(self, count: int) -> None:
+        """Have no more processes than `count`, but for those that have started."""
+        if self._crew:
+            self._crew.wanted = min(count, self._crew.wanted)
 
     def map(self, config: DecodeConfig, utterances: Iterable[Columns]) -> list[Alternatives]:
         """What is found in each utterance, by the weights of `config`."""
@@ -121,12 +126,17 @@ class SearchProcesses:
         return self._searcher(config)(columns)
 
     def _searcher(self, config: DecodeConfig) -> WordSearch:
+        graph = self._load()
+        with self._loading:
+            if self._search is None or self._search.config != config:
+                self._search = WordSearch(config, graph)
+            return self._search
+
+    def _load(self) -> WordGraph:
         with self._loading:
             if self._graph is None:
                 self._graph = self.vocabulary.load()
-            if self._search is None or self._search.config != config:
-                self._search = WordSearch(config, self._graph)
-            return self._search
+            return self._graph
 
 
 def processes_for(
@@ -161,19 +171,19 @@ class _Crew:
         self.first: Future[None] = Future()  # a process is ready, or why none will be
         self._vocabulary = vocabulary
         self._version = _version(vocabulary.language_model)
-        self._wanted = min(count, _MOST_PROCESSES)
+        self.wanted = min(count, _MOST_PROCESSES)  # processes, once there is enough to do
         self._hired = 0
         self._seconds = 0.0  # spent on searching
         self._counting = threading.Lock()
         self._hire(1)
 
     def dismiss(self) -> None:
-        """Each thread gets a task that ends it."""
-        for _ in range(self._wanted):
+        """Each thread gets a task that ends it, also one that is about to start."""
+        for _ in range(_MOST_PROCESSES):
             self.tasks.put(None)
 
     def _hire(self, count: int) -> None:
-        self._hired += count
+        self._hired += max(0, count)
         for _ in range(count):
             threading.Thread(target=self._work, name="asr-feed", daemon=True).start()
 
@@ -213,7 +223,7 @@ class _Crew:
         with self._counting:
             self._seconds += seconds
             if self._seconds > _WORTH_STARTING:
-                self._hire(self._wanted - self._hired)
+                self._hire(self.wanted - self._hired)
 
 
 def _version(path: Path) -> tuple[int, int] | None:

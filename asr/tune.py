@@ -46,9 +46,7 @@ _BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
 _RESCORE_WEIGHTS = tuple(tenths / 10 for tenths in range(11))
 _RESCORE_NGRAMS = tuple(quarters / 4 for quarters in range(5))
 _RESCORE_WORD_SCORES = tuple(halves / 2 for halves in range(-3, 4))
-_MIN_CONFIDENCES = tuple(
-    twentieths / 20 for twentieths in range(11)
-)  # what is likelier right stays
+_MIN_CONFIDENCES = tuple(twentieths / 20 for twentieths in range(11))
 _BATCH = 64  # utterances of like length that are searched at once
 
 

@@ -139,6 +139,22 @@ def test_the_first_starts_at_once_the_others_when_it_is_worth_it(
     assert len(started) == 3
 
 
+def test_no_more_start_than_they_are_limited_to(
+    words: Vocabulary, started: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
+    processes = SearchProcesses(words, 4)
+    processes.limit(2)
+    processes.limit(3)  # does not raise it again
+    decoder = BeamDecoder(BEAM, processes)
+    decoder(*babble())
+    until(lambda: len(started) == 2)
+    decoder(*babble())
+    assert len(started) == 2
+    processes.limit(1)
+    assert recognised(decoder) == alone(words, BEAM)
+
+
 def test_one_core_has_no_use_for_them(words: Vocabulary, started: list) -> None:
     assert recognised(BeamDecoder(BEAM, SearchProcesses(words, 1)))
     assert not started

@@ -246,8 +246,18 @@ def test_a_fork_searches_alone(words: Vocabulary) -> None:
     child = os.fork()
     if not child:
         signal.alarm(int(WAIT))
-        processes.check()
         os._exit(recognised(decoder) != expected)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_fork_does_not_wait_for_words_that_others_load(words: Vocabulary) -> None:
+    processes = SearchProcesses(words, 1)
+    processes._crew = cast(Any, SimpleNamespace(first=Future()))  # which are not there yet
+    child = os.fork()
+    if not child:
+        signal.alarm(int(WAIT))
+        processes.check()
+        os._exit(recognised(BeamDecoder(BEAM, processes)) != alone(words, BEAM))
     assert os.waitpid(child, 0)[1] == 0
 
 

@@ -366,16 +366,27 @@ class Trainer:
         return directory
 
 
+#: Settings of [model] that weights do not depend on.
+_WEIGHTLESS = {"cmn_prior", "dropout", "recurrent_dropout"}
+
+
 def _start(init: Path, config: Config) -> Packaged:
-    """The model to begin with; it must have heard the features that the recipe has."""
+    """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    theirs, ours = start.config.features.model_dump(), config.features.model_dump()
-    others = [key for key in ours if ours[key] != theirs[key] and key != "dither"]
-    if others:
-        raise ModelError(
-            f"{init}: its features differ in {', '.join(others)} from the recipe's; take its "
-            "[features] into the recipe, or train without --init"
-        )
+    idle = {"stack", "skip"} if config.model.subsampling == "conv4" else {"conv_channels"}
+    tables = {"features": {"dither"}, "model": _WEIGHTLESS | idle}
+    for table, free in tables.items():
+        theirs, ours = (getattr(each, table).model_dump() for each in (start.config, config))
+        others = [
+            f"{key} = {theirs[key]} (recipe: {ours[key]})"
+            for key in ours
+            if ours[key] != theirs[key] and key not in free
+        ]
+        if others:
+            raise ModelError(
+                f"{init}: its [{table}] has {', '.join(others)}; take that into the recipe, or "
+                "train without --init"
+            )
     return start
 
 

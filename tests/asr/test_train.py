@@ -425,22 +425,25 @@ def test_starting_from_a_model(data, tmp_path):
         assert torch.equal(value, expected[name].float())
 
 
-def test_a_model_that_heard_other_features_is_no_start(data, tmp_path):
-    """Its weights would fit, and mean something else."""
+@pytest.mark.parametrize(
+    ("table", "key", "value", "theirs"),
+    [("features", "low_freq", 100.0, 20.0), ("model", "hidden_size", 16, 24)],
+)
+def test_a_model_with_other_settings_is_no_start(data, tmp_path, table, key, value, theirs):
+    """With other features its weights would fit, and mean something else."""
     train(_recipe(epochs=1), data, tmp_path / "one", device="cpu", max_steps=1)
     init = tmp_path / "one" / "model"
-    other = parse_config(RECIPE | {"features": {"low_freq": 100.0, "dither": 1e-4}}, "test")
-    with pytest.raises(ModelError, match=r"model: its features differ in low_freq from"):
-        train(other, data, tmp_path / "two", device="cpu", init=init)
+    other = parse_config(RECIPE | {table: {**RECIPE.get(table, {}), key: value}}, "test")
+    reason = rf"its \[{table}\] has {key} = {theirs} \(recipe: {value}\); take"
+    with pytest.raises(ModelError, match=reason):
+        train(other, data, tmp_path / "two", init=init)
+    assert not (tmp_path / "two" / "tokenizer").exists()
     noisy = parse_config(RECIPE | {"features": {"dither": 1e-4}}, "test")  # of training only
     assert train(noisy, data, tmp_path / "three", device="cpu", init=init, max_steps=1).is_dir()
 
 
-def test_no_manifest(tmp_path):
+def test_no_data(tmp_path):
     with pytest.raises(DataError, match="asr prepare"):
         train(_recipe(), tmp_path, tmp_path / "out", device="cpu")
-
-
-def test_recipe_without_data(tmp_path):
     with pytest.raises((DataError, ConfigError), match="train and valid"):
         train(parse_config({"name": "x"}, "here"), tmp_path, tmp_path / "out", device="cpu")

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.backends import current_device
+from kernels.ctc import loss_operator
 from kernels.ctc.checks import (
     Labels,
     Lengths,
@@ -15,8 +16,9 @@ from kernels.ctc.checks import (
     labels_of,
     refuse_second_derivative,
 )
-from kernels.ctc.loss import Steps, backend_for, checked_loss, steps_of
+from kernels.ctc.loss import backend_for, checked_loss
 from kernels.ctc.reducing import Reducing, Reduction
+from kernels.ctc.steps import Steps, steps_of
 from kernels.precision import compute_dtype, without_autocast
 
 #: Logits that exist at a time, a multiple of a frame's: 32 MiB in float32.
@@ -40,7 +42,7 @@ def linear_ctc_loss(
 
     Logits exist for a few frames at a time and are computed again for the backward pass: one
     product of [T * B, H] by [H, V] more, instead of several tensors of [T, B, V]. Where all of
-    them are few, up to `CHUNK`, it is `ctc_loss`.
+    them are few, up to `CHUNK`, it is `ctc_loss`; under torch.compile always.
 
     Numerics: logits are those of F.linear, under torch.autocast in its dtype; the rest as
     `ctc_loss`. Gradients of weight and bias are summed over the chunks in float32 at least.
@@ -59,24 +61,19 @@ def linear_ctc_loss(
     check_linear(op, hidden, weight, bias)
     check_options(op, reduction)
     dtype = compute_dtype(hidden)
-    V = len(weight)
     name = backend_for(backend, hidden)
-    labels = labels_of(
-        op,
-        hidden,
-        V,
-        targets,
-        input_lengths,
-        target_lengths,
-        blank,
-        asynchronous=name == "triton",
-    )
+    said = targets, input_lengths, target_lengths, blank
     if not torch.is_grad_enabled():  # or else the weight's gradient is worked out for nobody
         hidden, weight = hidden.detach(), weight.detach()
         bias = None if bias is None else bias.detach()
     hidden, weight = hidden.to(dtype), weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
     device = hidden.device
+    if torch.compiler.is_compiling() and name != "reference":
+        with without_autocast(device.type):
+            logits = F.linear(hidden, weight, bias)
+        return loss_operator.loss(name, logits, *said, reduction, zero_infinity)
+    labels = labels_of(op, hidden, len(weight), *said, asynchronous=name == "triton")
     with without_autocast(device.type), current_device(device):
         way = Reducing.of(reduction, zero_infinity, labels.lengths)
         if name == "reference" or len(_chunks(hidden, weight)) == 1:

@@ -1,14 +1,13 @@
 """`ctc_loss`: connectionist temporal classification on raw logits."""
 
-import importlib
-from typing import Any, Protocol, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.backends import available_backends, current_device, triton_is_interpreted
 from kernels.choice import choose_backend
-from kernels.ctc import loss_aten, reference
+from kernels.ctc import loss_aten, loss_operator, reference
 from kernels.ctc.checks import (
     Labels,
     Lengths,
@@ -18,26 +17,7 @@ from kernels.ctc.checks import (
     refuse_second_derivative,
 )
 from kernels.ctc.reducing import Reducing, Reduction
-
-
-class Steps(Protocol):
-    """The three steps of a backend; see the package's docstring."""
-
-    def alphabet(self, labels: Labels, T: int, V: int) -> Any:
-        """The symbols each utterance needs, in the backend's own form."""
-
-    def emissions(self, logits: Tensor, alphabet: Any, first: int = 0) -> Tensor:
-        """[T, B, K] from logits [T, B, V] that begin with frame `first`."""
-
-    def occupy(
-        self, emissions: Tensor, alphabet: Any, with_gradient: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Losses [B] and, for the backward pass, residuals [T, B, K]."""
-
-    def gradient(
-        self, logits: Tensor, residual: Tensor, alphabet: Any, weights: Tensor, first: int = 0
-    ) -> Tensor:
-        """Gradient for logits that begin with frame `first`, of losses weighted by [B]."""
+from kernels.ctc.steps import Steps, steps_of
 
 
 def ctc_loss(
@@ -60,7 +40,8 @@ def ctc_loss(
     (backends torch and reference). The gradient has the logits' dtype and is that of the
     softmax. It is deterministic on the CPU and in Triton. A logit of -inf is a symbol that is
     impossible. NaN, +inf or a frame of only -inf make loss and gradient of their utterance NaN,
-    and of no other.
+    and of no other. Under torch.compile one operator works out loss and gradient, which 16 bits
+    then round once more.
 
     Args:
         logits: [T, B, V], any strides: a batch-first tensor's transpose costs nothing. One
@@ -96,13 +77,14 @@ def ctc_loss(
     if alone:
         logits, targets = logits.unsqueeze(1), targets.reshape(1, -1)
     name = backend_for(backend, logits)
-    asynchronous = name == "triton"
-    V = logits.shape[2]
-    labels = labels_of(
-        op, logits, V, targets, input_lengths, target_lengths, blank, asynchronous=asynchronous
-    )
-    way = Reducing.of(reduction, zero_infinity, labels.lengths)
-    reduced = checked_loss(name, logits, labels, way)
+    said = targets, input_lengths, target_lengths, blank
+    if torch.compiler.is_compiling() and name != "reference":
+        reduced = loss_operator.loss(name, logits, *said, reduction, zero_infinity)
+    else:
+        V = logits.shape[2]
+        labels = labels_of(op, logits, V, *said, asynchronous=name == "triton")
+        way = Reducing.of(reduction, zero_infinity, labels.lengths)
+        reduced = checked_loss(name, logits, labels, way)
     return reduced.reshape(()) if alone else reduced
 
 
@@ -124,11 +106,6 @@ def backend_for(requested: str | None, scores: Tensor) -> str:
     device = "cpu" if scores.is_cpu else scores.device.type  # .type takes as long as an operator
     interpreted = requested == "triton" and triton_is_interpreted()
     return choose_backend(requested, device, available_backends(), scores.dtype, interpreted)
-
-
-def steps_of(backend: str) -> Steps:
-    """The steps of `backend`, imported when first asked for."""
-    return cast(Steps, importlib.import_module(f"kernels.ctc.loss_{backend}"))
 
 
 class _CtcLoss(torch.autograd.Function):

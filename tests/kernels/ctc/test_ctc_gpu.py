@@ -52,6 +52,15 @@ def test_as_accurate_as_torch(shape: tuple[int, int, int, int], dtype: torch.dty
     assert_as_accurate({**ours, "losses": alone}, exact, errors(rival, exact))
 
 
+@pytest.mark.usefixtures("fresh_compiler")
+def test_under_a_compiler() -> None:
+    logits, labels = _case(50, 3, 200, 12)
+    leaf = logits.requires_grad_()
+    compiled = torch.compile(lambda x: ctc_loss(x, *labels, 0, "none", True), fullgraph=True)
+    expected = _results(ctc_loss(leaf, *labels, 0, "none", True), leaf)
+    torch.testing.assert_close(_results(compiled(leaf), leaf), expected)
+
+
 @pytest.mark.parametrize("frames", [50, 12], ids=["at once", "chunks"])
 def test_linear_is_both_after_each_other(frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "CHUNK", frames * 3 * 200)

@@ -16,6 +16,12 @@ _VOICE_FRAME = 0.05  # seconds
 _PERIODS = 0.0025, 0.016  # seconds: voices of 400 to 62.5 Hz
 _VOICED = 0.7  # correlation of a frame with itself a period later
 
+_SHARE = 0.8  # of a frame's energy in three bins: of a tone more, see is_tone
+_FRAMES_OF_SPEECH = 0.1  # of the loud ones, which are wider than that where there is any
+_EVERY = 4  # frames of which one is looked at
+_FEWEST_BINS = 60  # of 80 that is measured; the fewer there are, the more of speech is in three
+_RANGE = 1e-3  # power of a loud frame over that of the loudest: 30 dB
+
 
 def hear(
     waveforms: Tensor,  # [B, N] float32, full scale 1; what is past the end has no influence
@@ -44,6 +50,28 @@ def hear(
     peak = F.pad(samples.abs(), (0, 1)).amax(1)
     gain = torch.minimum((_LEVEL / loud).sqrt(), 1 / peak).clamp(min=1.0)
     return waveforms * gain.where(contrast, 1.0)[:, None], speech
+
+
+def is_tone(
+    features: Tensor,  # [B, T, D] log-mel energies, M of them, deltas after them
+    frames: Tensor,  # [B] int64, valid ones
+    bins: int,  # M
+) -> Tensor:  # [B] bool
+    """Which utterances are whistles, beeps or sirens: one frequency at a time, and no speech.
+
+    In nine tenths of their loud frames most of the energy is in three neighbouring bins. Speech
+    has formants and hisses: in a tenth of the loud frames three bins had half of the energy or
+    less, in each of 1100 recordings. So speech after a long beep is heard, too.
+    """
+    if bins < _FEWEST_BINS:
+        return torch.zeros_like(frames, dtype=torch.bool)
+    some = features[:, ::_EVERY, :bins].exp()  # [B, T', M]
+    past = torch.arange(some.shape[1], device=some.device) * _EVERY >= frames[:, None]
+    total = some.sum(2).masked_fill(past, 0.0)
+    loud = total > _RANGE * F.pad(total, (0, 1)).amax(1, keepdim=True)
+    peak = (some[..., :-2] + some[..., 1:-1] + some[..., 2:]).amax(2)
+    wide = loud & (peak <= _SHARE * total)
+    return wide.sum(1) < _FRAMES_OF_SPEECH * loud.sum(1)
 
 
 def _powers(samples: Tensor, lengths: Tensor, frame: int) -> tuple[Tensor, Tensor]:

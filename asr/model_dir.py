@@ -23,7 +23,7 @@ from asr.device import computing_in
 from asr.errors import ModelError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
-from asr.level import hear
+from asr.level import hear, is_tone
 from asr.model import AcousticModel
 from asr.tokenizer import Tokenizer
 
@@ -55,8 +55,10 @@ class Packaged:
         waveforms, speech = hear(waveforms.to(self.device), lengths.to(self.device), rate)
         lengths = lengths.to(self.device).clamp(min=self.filter_bank.size)
         short = max(0, self.filter_bank.size - waveforms.shape[1])
-        features = self.filter_bank(torch.nn.functional.pad(waveforms, (0, short)), lengths)
-        log_probs, frames = self.network(*features)
+        waveforms = torch.nn.functional.pad(waveforms, (0, short))
+        features, frames = self.filter_bank(waveforms, lengths)
+        speech &= ~is_tone(features, frames, self.config.features.num_mel_bins)
+        log_probs, frames = self.network(features, frames)
         return log_probs, frames.where(speech, 0)
 
     def network(

@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asr.bench import speech_like
 from asr.config import FeatureConfig
 from asr.features import FilterBank
-from asr.level import hear
+from asr.level import hear, is_tone
 
 RATE = 16000
 FRAME = 400  # 25 ms
@@ -149,3 +149,53 @@ def test_padding_and_neighbours_change_nothing(samples, padding):
         expected, expected_speech = heard(waveform)
         torch.testing.assert_close(result[: len(waveform)], expected)
         assert bool(may_be_speech) == expected_speech
+
+
+def tone(hertz: float | Tensor, seconds: float = 1.0) -> Tensor:
+    samples = round(seconds * RATE)
+    return torch.sin(2 * math.pi * (torch.ones(samples) * hertz / RATE).cumsum(0))
+
+
+def taken_for_tones(*waveforms: Tensor, padding: float = 0.0) -> list[bool]:
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = pad_sequence(waveforms, batch_first=True, padding_value=padding)
+    features, frames = FilterBank(FeatureConfig())(batch, lengths)
+    return is_tone(features, frames, features.shape[2]).tolist()
+
+
+@given(st.floats(200.0, 6000.0), st.floats(1e-3, 1.0), st.floats(0.5, 2.0))
+def test_a_tone_is_no_speech(hertz, level, seconds):
+    assert taken_for_tones(level * tone(hertz, seconds)) == [True]
+
+
+def test_a_siren_is_no_speech():
+    wave = torch.sin(2 * math.pi * 0.5 * torch.arange(3 * RATE) / RATE)
+    assert taken_for_tones(tone(700 + 300 * wave, 3.0)) == [True]
+
+
+@given(st.integers(0, 50), st.floats(0.3, 3.0))
+def test_speech_whispers_and_hiss_are_no_tones(seed, seconds):
+    assert taken_for_tones(voice(seconds, seed), whisper(), noise(seed=seed)) == [False] * 3
+
+
+@pytest.mark.parametrize("beep_first", [True, False])
+def test_a_beep_beside_speech_hides_nothing(beep_first):
+    parts = [0.3 * tone(1000.0, 2.0), 0.1 * voice(1.0)]
+    assert taken_for_tones(torch.cat(parts if beep_first else parts[::-1])) == [False]
+
+
+def test_silence_and_nothing_are_no_tones():
+    assert taken_for_tones(torch.zeros(RATE), torch.zeros(100), torch.zeros(0)) == [False] * 3
+
+
+@pytest.mark.parametrize("padding", [0.0, 1.0, math.nan])
+def test_padding_and_neighbours_tell_no_tone(padding):
+    sounds = tone(500.0), voice(), tone(2000.0, 0.1), whisper()
+    assert taken_for_tones(*sounds, padding=padding) == [True, False, True, False]
+
+
+def test_with_few_bins_nobody_can_tell():
+    features, frames = FilterBank(FeatureConfig(num_mel_bins=20))(
+        tone(500.0)[None], torch.tensor([RATE])
+    )
+    assert is_tone(features, frames, 20).tolist() == [False]

@@ -201,7 +201,7 @@ def _run_batch(
 
 
 def _run_alone(stack: Stack, x: Tensor, hx: States | None) -> tuple[Tensor, States]:
-    checks.check_frames(stack.op, len(x))
+    checks.check_frames(stack.op, x.shape[0])
     _check_fit(stack, x, hx)
     if hx is not None:
         hx = tuple(state.unsqueeze(1) for state in hx)

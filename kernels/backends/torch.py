@@ -104,7 +104,7 @@ def _suits_one_step(cell: Cell, x: Tensor, weights: list[Weights], variant: bool
     asks frame by frame would wait twice.
     """
     plain = cell == "lstm" and not variant and weights[0].hr is None
-    return len(x) == 1 and plain and x.device.type == "cpu" and x.dtype == torch.float32
+    return x.shape[0] == 1 and plain and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def _one_step(x: Tensor, states: States, weights: list[Weights]) -> tuple[Tensor, States]:
@@ -136,7 +136,7 @@ def layer(
         return packed.layer(cell, x, states, weights, lengths, mask)
     if variant:
         return reference.layer(cell, x, states, weights, lengths, mask, options)
-    ends = None if lengths is None else _Ends.of(lengths, len(x))
+    ends = None if lengths is None else _Ends.of(lengths, x.shape[0])
     if ends is not None and cell == "lstm":
         weights = [_holding(w, _holds(x)) for w in weights]
         x = _with_hold(x, ends)

@@ -51,6 +51,17 @@ def test_padded_equals_alone(settings):
         assert error <= 32 * torch.finfo(torch.float32).eps * alone.abs().max()
 
 
+@pytest.mark.parametrize("settings", [{}, {"subsampling": "stack"}, {"cmn_prior": 12.0}], ids=str)
+def test_exported_for_any_batch_and_length(settings):
+    model = _model(**settings)
+    B, T = torch.export.Dim("B", min=2, max=16), torch.export.Dim("T", min=8, max=1000)
+    example = torch.randn(2, 37, 10), torch.tensor([37, 12])
+    exported = torch.export.export(model, example, dynamic_shapes=({0: B, 1: T}, {0: B})).module()
+    other = torch.randn(3, 50, 10), torch.tensor([20, 50, 1])
+    for got, expected in zip(exported(*other), model(*other), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 @given(st.integers(1, 40), st.sampled_from(["conv4", "stack"]), st.integers(0, 2))
 @settings(max_examples=25)
 def test_lengths_are_exact(length, subsampling, deltas):

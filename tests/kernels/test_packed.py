@@ -64,6 +64,22 @@ def test_compiles_with_its_gradients(
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("uneven", [False, True], ids=["full", "lengths"])
+@cells_and_variants
+@pytest.mark.usefixtures("fresh_compiler")
+def test_exported_for_any_number_of_frames_and_utterances(
+    name: str, options: dict[str, Any], uneven: bool
+) -> None:
+    module = getattr(kernels, name)(D, 5, num_layers=2, bidirectional=True, **options).eval()
+    T, B = torch.export.Dim("T", min=2, max=100), torch.export.Dim("B", min=2, max=100)
+    examples = torch.randn(6, 3, D), None, torch.tensor([2, 6, 5]) if uneven else None
+    shapes = {0: T, 1: B}, None, {0: B} if uneven else None
+    exported = torch.export.export(module, examples, dynamic_shapes=shapes).module()
+    others = torch.randn(9, 4, D), None, torch.tensor([2, 9, 1, 3]) if uneven else None
+    for got, expected in zip(_flat(exported(*others)), _flat(module(*others)), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.usefixtures("fresh_compiler")
 def test_projection_compiles() -> None:
     """ATen's operator, not this one."""

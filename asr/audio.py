@@ -26,7 +26,6 @@ from asr.errors import AudioError
 
 SAMPLE_RATE = 16000
 
-_CANCELLED = 1e-3  # power of the mean of channels over that of one: -30 dB
 _BLOCK_SAMPLES = 1 << 20  # of all channels together: 4 MB, a minute of 16 kHz mono
 _RATES = range(1000, 768_001)  # Hz; outside, the header is damaged
 _PEAK = 8.0  # lossy codecs overshoot 1 a little; far above it the samples are not normalised
@@ -54,7 +53,7 @@ class AudioInfo(NamedTuple):
 
 
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
-    """Decode a whole file to the mean of its channels, or to one that the others would cancel.
+    """Decode a whole file to the mean of its channels.
 
     Args:
         path: WAV, FLAC, MP3, Ogg Vorbis/Opus, or anything else FFmpeg decodes; any rate, channels.
@@ -178,7 +177,7 @@ def _decode_soundfile(path: Path, file: Any) -> Iterator[tuple[Tensor, int]]:
         if len(block) == 0:
             break
         frames += len(block)
-        yield _mixed(torch.from_numpy(block).T), file.samplerate
+        yield _mean(torch.from_numpy(block).T), file.samplerate
     slack = _MP3_FRAME if _is_mp3(file) else 0
     if frames + slack < file.frames < 1 << 62:  # beyond: libsndfile's "not known"
         raise AudioError(
@@ -253,7 +252,7 @@ def _decode_av(path: Path) -> Iterator[tuple[Tensor, int]]:
                         pending, pending_samples, seconds = [], 0, place
                     for converted in converter.resample(frame):
                         samples = torch.from_numpy(converted.to_ndarray())  # [1, n * C]
-                        mono = _mixed(samples.view(-1, converted.layout.nb_channels).T)
+                        mono = _mean(samples.view(-1, converted.layout.nb_channels).T)
                         pending.append(mono)
                         pending_samples += len(mono)
                         seconds += len(mono) / rate
@@ -280,19 +279,14 @@ def _silence(before: list[Tensor], samples: int, rate: int) -> Iterator[tuple[Te
         yield torch.zeros(min(_BLOCK_SAMPLES, samples - first)), rate
 
 
-def _mixed(channels: Tensor) -> Tensor:
-    """`[C, n]` -> `[n]`: the mean, or the first channel where the others cancel it.
-
-    They do where a balanced microphone was plugged in as stereo: one is the other upside down.
-    """
-    first, count = channels[0], len(channels)
-    if count == 1:
-        return first
-    mixed = first + channels[1]  # six times faster than Tensor.mean of pairs
+def _mean(channels: Tensor) -> Tensor:
+    """`[C, n]` -> `[n]`: adding whole channels is six times faster than `Tensor.mean` of pairs."""
+    if len(channels) == 1:
+        return channels[0]
+    mono = channels[0] + channels[1]
     for channel in channels[2:]:
-        mixed += channel
-    mixed /= count
-    return first if mixed.dot(mixed) < _CANCELLED * first.dot(first) else mixed
+        mono += channel
+    return mono / len(channels)
 
 
 def _checked(path: Path, blocks: Iterator[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, int]]:

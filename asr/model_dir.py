@@ -23,9 +23,11 @@ from asr.device import computing_in
 from asr.errors import ModelError
 from asr.features import FilterBank
 from asr.files import replacing, write_text
-from asr.level import hear, is_tone
+from asr.level import hear, tones
 from asr.model import AcousticModel
 from asr.tokenizer import Tokenizer
+
+_NEVER = -100.0  # log-probability of what nobody says; finite, so that a text can be aligned
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Packaged:
         """Log-probabilities of the units for padded waveforms.
 
         Quiet speech is amplified. What is certainly no speech has a length of 0: there are no
-        words in it. Less than a window is heard as if silence followed.
+        words in it. In a tone there is nothing but blank. Less than a window is heard as if
+        silence followed.
         """
         rate = self.config.features.sample_rate
         waveforms, speech = hear(waveforms.to(self.device), lengths.to(self.device), rate)
@@ -57,8 +60,11 @@ class Packaged:
         short = max(0, self.filter_bank.size - waveforms.shape[1])
         waveforms = torch.nn.functional.pad(waveforms, (0, short))
         features, frames = self.filter_bank(waveforms, lengths)
-        speech &= ~is_tone(features, frames, self.config.features.num_mel_bins)
         log_probs, frames = self.network(features, frames)
+        heard = features[:, :: self.model.frames_per_output, : self.config.features.num_mel_bins]
+        in_tone = tones(heard, self.seconds_per_frame)[..., None]  # [B, T', 1]
+        blank = torch.arange(log_probs.shape[2], device=log_probs.device) == 0
+        log_probs = log_probs.where(~in_tone, torch.where(blank, 0.0, _NEVER))
         return log_probs, frames.where(speech, 0)
 
     def network(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asr import Recognizer, load_model
+from asr.audio import read_audio
 from asr.description import PACKAGED_MODEL
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -31,6 +32,18 @@ def test_hears_nothing_in_hum(recognizer: Recognizer) -> None:
     seconds = torch.arange(160000) / 16000
     hum = 0.1 * torch.sin(2 * torch.pi * 50 * seconds)
     assert recognizer.transcribe_waveform(hum).text == ""
+
+
+@pytest.mark.parametrize("level", [1.0, 0.1])
+def test_hears_nothing_in_a_tone_and_all_beside_it(recognizer: Recognizer, level: float) -> None:
+    tone = 0.5 * torch.sin(2 * torch.pi * 1000 * torch.arange(32000) / 16000)
+    assert recognizer.transcribe_waveform(tone).text == ""
+    speech = level * read_audio(DOCS / "sample.flac")
+    words = recognizer.transcribe_waveform(torch.cat([tone, speech])).words
+    assert words[0].start > 1.9
+    expected = recognizer.transcribe_waveform(speech).text.split()
+    missed = set(expected) - {word.text for word in words}
+    assert len(missed) <= 2  # the mean that is taken off has changed a little
 
 
 def test_hears_nothing_in_wind_and_engines(recognizer: Recognizer) -> None:

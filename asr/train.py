@@ -367,13 +367,13 @@ class Trainer:
 
 
 #: Settings of [model] that weights do not depend on.
-_WEIGHTLESS = {"cmn_prior", "dropout", "recurrent_dropout"}
+_WEIGHTLESS = {"cmn_prior", "dropout", "recurrent_dropout", "skip"}
 
 
 def _start(init: Path, config: Config) -> Packaged:
     """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    idle = {"stack", "skip"} if config.model.subsampling == "conv4" else {"conv_channels"}
+    idle = {"stack"} if config.model.subsampling == "conv4" else {"conv_channels"}
     tables = {"features": {"dither"}, "model": _WEIGHTLESS | idle}
     for table, free in tables.items():
         theirs, ours = (getattr(each, table).model_dump() for each in (start.config, config))

@@ -129,14 +129,19 @@ def refuse_second_derivative(op: str) -> None:
         )
 
 
+def tensor_of(lengths: Lengths) -> Tensor:
+    """Lengths as they are or, given as a sequence, in a tensor."""
+    if isinstance(lengths, Tensor):
+        return lengths
+    tensor = torch.tensor(lengths)
+    return tensor if tensor.numel() else tensor.long()
+
+
 def _lengths(
     op: str, name: str, lengths: Lengths, B: int, most: int, symbol: str, looked_at: bool
 ) -> Tensor:
     """As [B] integers, up to `most` unless they are on a GPU and not to be looked at."""
-    if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths)
-        if lengths.numel() == 0:
-            lengths = lengths.long()
+    lengths = tensor_of(lengths)
     _expect_integers(op, name, lengths)
     if lengths.dim() == 0 and B == 1:
         lengths = lengths.unsqueeze(0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import current_device
-from kernels.ctc.checks import Lengths, labels_of
+from kernels.ctc.checks import Lengths, labels_of, refuse_second_derivative, tensor_of
 from kernels.ctc.reducing import Reducing, Reduction
 from kernels.ctc.steps import steps_of
 
@@ -29,10 +29,7 @@ def loss(
     zero_infinity: bool,
 ) -> Tensor:
     """As `kernels.ctc_loss`."""
-    frames, lengths = (
-        lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, dtype=torch.int64)
-        for lengths in (input_lengths, target_lengths)
-    )
+    frames, lengths = tensor_of(input_lengths), tensor_of(target_lengths)
     needs = torch.is_grad_enabled() and logits.requires_grad
     losses, _ = losses_and_slopes(logits, targets, frames, lengths, blank, backend, needs)
     lengths = lengths.reshape(-1).to(logits.device)
@@ -78,6 +75,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    refuse_second_derivative("ctc_loss")
     if gradient is None:
         return (None,) * 7
     (slopes,) = ctx.saved_tensors

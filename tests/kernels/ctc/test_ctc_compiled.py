@@ -93,6 +93,21 @@ def test_wrong_lengths_are_named() -> None:
         loss(torch.randn(T, B, V), torch.tensor([20, 15, 21, 9]))
 
 
+def test_lengths_must_be_integers() -> None:
+    loss = _compiled(lambda x: kernels.ctc_loss(x, TARGETS, [20.0, 15.5, 3, 9], LENGTHS))
+    with pytest.raises(ValueError, match="input_lengths must be an int64 or int32 tensor"):
+        loss(torch.randn(T, B, V))
+
+
+def test_no_second_derivative() -> None:
+    logits = torch.randn(T, B, V, requires_grad=True)
+    losses, _ = losses_and_slopes(
+        logits, TARGETS.clamp(min=0), FRAMES, LENGTHS, 0, "torch", with_slopes=True
+    )
+    with pytest.raises(RuntimeError, match="expected a first derivative only"):
+        torch.autograd.grad(losses[0], logits, create_graph=True)
+
+
 @pytest.mark.parametrize("with_slopes", [True, False], ids=["gradient", "loss only"])
 def test_operator(with_slopes: bool) -> None:
     logits = torch.randn(B, T, V).transpose(0, 1).requires_grad_(with_slopes)

@@ -200,6 +200,31 @@ class Config(_Table):
     decode: DecodeConfig = DecodeConfig()
 
 
+#: Settings that weights do not depend on.
+_WEIGHTLESS = {
+    "features": {"dither"},
+    "model": {"cmn_prior", "dropout", "recurrent_dropout", "skip"},
+}
+
+
+def other_network(theirs: Config, ours: Config) -> str:
+    """Settings of `theirs` with which its weights fit no network of `ours`; empty: they fit.
+
+    "[model] has hidden_size = 320 (expected: 256)". Only the number of units is not looked at.
+    """
+    for table, weightless in _WEIGHTLESS.items():
+        has, expected = (getattr(each, table).model_dump() for each in (theirs, ours))
+        idle = {"stack"} if ours.model.subsampling == "conv4" else {"conv_channels"}
+        others = [
+            f"{key} = {has[key]} (expected: {expected[key]})"
+            for key in expected
+            if has[key] != expected[key] and key not in weightless | idle
+        ]
+        if others:
+            return f"[{table}] has {', '.join(others)}"
+    return ""
+
+
 def _valid_names(location: tuple[int | str, ...]) -> list[str]:
     table: Any = Config
     for part in location:

@@ -21,7 +21,7 @@ from asr.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from asr.config import Config, dump_config
+from asr.config import Config, dump_config, other_network
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.errors import DataError, ModelError
 from asr.features import FilterBank
@@ -366,27 +366,13 @@ class Trainer:
         return directory
 
 
-#: Settings of [model] that weights do not depend on.
-_WEIGHTLESS = {"cmn_prior", "dropout", "recurrent_dropout", "skip"}
-
-
 def _start(init: Path, config: Config) -> Packaged:
     """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    idle = {"stack"} if config.model.subsampling == "conv4" else {"conv_channels"}
-    tables = {"features": {"dither"}, "model": _WEIGHTLESS | idle}
-    for table, free in tables.items():
-        theirs, ours = (getattr(each, table).model_dump() for each in (start.config, config))
-        others = [
-            f"{key} = {theirs[key]} (recipe: {ours[key]})"
-            for key in ours
-            if ours[key] != theirs[key] and key not in free
-        ]
-        if others:
-            raise ModelError(
-                f"{init}: its [{table}] has {', '.join(others)}; take that into the recipe, or "
-                "train without --init"
-            )
+    if others := other_network(start.config, config):
+        raise ModelError(
+            f"{init}: its {others}; take that into the recipe, or train without --init"
+        )
     return start
 
 

@@ -3,8 +3,8 @@
     python scripts/average_models.py exp/ONE/model exp/OTHER/model --out exp/mean/model
 
 The models must have begun with the same weights, not too long ago, or their mean is none
-(Wortsman et al. 2022, "Model soups"). The mean has the first one's settings and can be trained
-on (`asr train --init`), packaged and evaluated as any other.
+(Wortsman et al. 2022, "Model soups"); one named twice counts twice. The mean has the first one's
+settings and can be trained on (`asr train --init`), packaged and evaluated as any other.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from asr.config import other_network
 from asr.errors import AsrError, DataError
 from asr.model_dir import load_model_dir, save_model_dir
 
@@ -27,9 +28,8 @@ def average(models: Sequence[Path], out: Path) -> None:
     """
     first, *others = (load_model_dir(model) for model in models)
     for other in others:
-        for name in ("features", "units", "model"):
-            if getattr(other.config, name) != getattr(first.config, name):
-                raise DataError(f"{other.directory}: [{name}] is not that of {first.directory}")
+        if unlike := other_network(other.config, first.config):
+            raise DataError(f"{other.directory}: its {unlike}, as {first.directory} has")
         if other.tokenizer.units != first.tokenizer.units:
             raise DataError(f"{other.directory}: its units are not those of {first.directory}")
     if out.resolve() in (model.resolve() for model in models):

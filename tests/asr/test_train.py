@@ -434,7 +434,7 @@ def test_a_model_with_other_settings_is_no_start(data, tmp_path, table, key, val
     train(_recipe(epochs=1), data, tmp_path / "one", device="cpu", max_steps=1)
     init = tmp_path / "one" / "model"
     other = parse_config(RECIPE | {table: {**RECIPE.get(table, {}), key: value}}, "test")
-    reason = rf"its \[{table}\] has {key} = {theirs} \(recipe: {value}\); take"
+    reason = rf"its \[{table}\] has {key} = {theirs} \(expected: {value}\); take"
     with pytest.raises(ModelError, match=reason):
         train(other, data, tmp_path / "two", init=init)
     assert not (tmp_path / "two" / "tokenizer").exists()

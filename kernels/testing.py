@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import torch
@@ -113,7 +113,8 @@ def assert_matches_torch(
 
     The truth is torch.nn in float64 over a PackedSequence; rivals in the modules' dtype are
     both of torch's ways, PackedSequence and padded: they round differently (oneDNN's padded one
-    sums bias gradients less exactly), and neither is a better judge than the other.
+    sums bias gradients less exactly), and neither is a better judge than the other. One that
+    cuDNN refuses is left out, which brings the bound closer.
 
     Raises:
         AssertionError: names the results that are further off than `assert_as_accurate` allows.
@@ -133,10 +134,10 @@ def assert_matches_torch(
     double = copy.deepcopy(theirs).double()
     exact = results(double, packed, x, initial)
     exact_padded = results(double, padded, x, initial)
-    rivals = [
-        errors(results(theirs, packed, x, initial, autocast), exact),
-        errors(results(theirs, padded, x, initial, autocast), exact_padded),
-    ]
+    rivals = []
+    for way, truth in ((packed, exact), (padded, exact_padded)):
+        with suppress(RuntimeError):
+            rivals.append(errors(results(theirs, way, x, initial, autocast), truth))
     if autocast is not None:
         eps = torch.finfo(autocast).eps
     assert_as_accurate(results(ours, exactly, x, initial, autocast), exact, *rivals, eps=eps)
@@ -163,7 +164,8 @@ def assert_as_accurate(
     far = []
     for name, error in errors(ours, exact).items():
         unit = eps or torch.finfo(ours[name].dtype).eps
-        bound = 2 * max(rival[name] for rival in rivals) + 4 * unit * _largest(exact[name])
+        theirs = max((rival[name] for rival in rivals), default=0.0)
+        bound = 2 * theirs + 4 * unit * _largest(exact[name])
         if not error <= bound:
             far.append(f"{name}: error {error:.2e}, bound {bound:.2e}")
     assert not far, "; ".join(far)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import kernels
 from kernels.bench.job import Job
 from kernels.bench.outside_rivals import outside_rivals
-from kernels.bench.registry import Rival, Shape, benchmark
+from kernels.bench.registry import Rival, Shape, benchmark, fault
 from kernels.bench.torch_rivals import torch_rivals
 from kernels.testing import TF32_EPS, assert_matches_torch, float32_precision
 
@@ -106,12 +106,12 @@ def ours(job: Job, device: torch.device, precision: Precision) -> Rival:
     T = min(job.shape.frames, CHECKED_FRAMES)
     x = job.inputs[0][:T].to(precision.dtype)
     ends = (job.lengths * T // job.shape.frames).clamp(min=1)
-    try:
+
+    def check() -> None:
         with precision.around():
             eps, autocast = precision.eps, precision.autocast
             assert_matches_torch(module, theirs, x, ends, eps=eps, autocast=autocast)
-    except AssertionError as error:
-        return Rival(name, {}, wrong=str(error))
-    except Exception as error:  # of a compiler or a card, which may take the other precisions
-        return Rival(name, {}, wrong=f"{type(error).__name__}: {error}")
+
+    if wrong := fault(check):
+        return Rival(name, {}, wrong=wrong)
     return job.rival(name, [module], forward, precision.around, precision.kernels)

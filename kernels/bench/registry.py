@@ -43,8 +43,18 @@ def entrant(name: str, make: Callable[[str], Rival]) -> Rival:
     return rival
 
 
+def fault(check: Callable[[], None]) -> str:
+    """What `check`, of this package's op, says is wrong, or why it does not run; else nothing."""
+    try:
+        check()
+    except AssertionError as error:
+        return str(error) or repr(error)
+    except Exception as error:  # of a compiler or a card, which may take other shapes and dtypes
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 #: Builds the rivals for a shape on a device, the op of this package last.
-#: AssertionError: the op is not right and must not be timed.
 Build = Callable[[Any, torch.device], list[Rival]]
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
+from kernels import testing
 from kernels.bench import grid, profile, recurrent, report, run, timing, torch_rivals
 from kernels.bench.__main__ import main
 from kernels.bench.explain import explain
@@ -97,6 +98,31 @@ def test_a_precision_that_cannot_run_is_named(monkeypatch: pytest.MonkeyPatch) -
     rival = recurrent.ours(job, CPU, recurrent.precisions(CPU)[-1])
     assert rival.wrong == "MemoryError: out of resource: shared memory"
     assert not rival.passes
+
+
+def test_a_loss_that_cannot_run_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("out of resource: shared memory")
+
+    monkeypatch.setattr("kernels.bench.ctc.ctc_loss", refuse)
+    assert main(["ctc", "--batch", "2", "--frames", "5", "--vocabulary", "4", "--labels", "2"]) == 1
+    expected = "its result is wrong: MemoryError: out of resource: shared memory\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+def test_a_rival_that_refuses_is_no_fault_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = testing.packed_call
+
+    def refuse(module: nn.Module, x: torch.Tensor, *more: Any) -> Any:
+        if x.dtype == torch.float32:
+            raise RuntimeError("CUDNN_STATUS_NOT_SUPPORTED")
+        return packed(module, x, *more)
+
+    monkeypatch.setattr(testing, "packed_call", refuse)
+    job = Job.of("LSTM", Shape(batch=3, frames=5, input=4, hidden=3), CPU)
+    assert not recurrent.ours(job, CPU, recurrent.precisions(CPU)[-1]).wrong
 
 
 @pytest.mark.parametrize("where", ["building", "running"])

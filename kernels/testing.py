@@ -40,9 +40,10 @@ def packed_call(
     x: Tensor,  # [T, B, D]
     hx: Any,
     lengths: Tensor,  # [B]
+    enforce_sorted: bool = False,
 ) -> tuple[Tensor, Any]:
     """`module(x, hx)` over a PackedSequence of these lengths, output padded to T again."""
-    packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=False)
+    packed = pack_padded_sequence(x, lengths.cpu(), enforce_sorted=enforce_sorted)
     y, final = module(packed, hx)
     assert isinstance(y, PackedSequence)
     return pad_packed_sequence(y, total_length=len(x))[0], final

@@ -14,7 +14,7 @@ import kernels.bench.recurrent  # noqa: F401  (adds lstm, gru and rnn)
 from kernels.bench.grid import BATCH, FRAMES, HIDDEN, Grid, run_grid
 from kernels.bench.machine import machine
 from kernels.bench.picture import draw
-from kernels.bench.registry import BENCHMARKS, Benchmark
+from kernels.bench.registry import BENCHMARKS, Benchmark, Shape
 from kernels.bench.report import load, save, table, title
 from kernels.bench.run import run
 from kernels.cells import Cell
@@ -38,6 +38,8 @@ def _op(options: Options) -> int:
     device = _device(options)
     shape = spec.shape(**{field.name: getattr(options, field.name) for field in fields(spec.shape)})
     print(f"{options.command}: {shape}")
+    if isinstance(shape, Shape):
+        _compile_ahead([(options.command, shape)], device)
     try:
         record = run(options.command, shape, device, options.repeats)
     except AssertionError as error:
@@ -55,7 +57,15 @@ def _grid(options: Options) -> int:
     device = _device(options)
     sizes = (options.hidden, options.batch, options.frames)
     grid = Grid(options.op, *sizes, options.seconds, options.repeats)
+    _compile_ahead(grid.cells(), device)
     return run_grid(grid, device, options.json)
+
+
+def _compile_ahead(cells: list[tuple[str, Shape]], device: torch.device) -> None:
+    if device.type == "cuda":
+        from kernels.bench.precompile import precompile  # imports Triton
+
+        precompile(cells, device)
 
 
 def _picture(options: Options) -> int:

@@ -21,7 +21,7 @@ Forward = Callable[[Tensor], Sequence[Tensor]]  # x [T, B, D] -> all outputs
 
 @dataclass(frozen=True)
 class Job:
-    """One torch.nn module, inputs and lengths: spread evenly from T/2 to T."""
+    """One torch.nn module, inputs and lengths: spread evenly from T down to T/2."""
 
     name: str  # "LSTM", "GRU" or "RNN"
     shape: Shape

@@ -6,16 +6,14 @@ What it prints last are lines for the table `MEASURED` of `kernels.backends.trit
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import get_args
 
 import torch
 
-from kernels.backends.triton.launch import INSTEAD, device_properties
+from kernels.backends.triton.launch import INSTEAD, check_waits, device_properties
 from kernels.backends.triton.plan import (
     DeviceProperties,
     Pass,
@@ -26,6 +24,7 @@ from kernels.backends.triton.plan import (
     persistent_plans,
 )
 from kernels.bench.job import Job
+from kernels.bench.precompile import in_processes
 from kernels.bench.profile import measure_kernels
 from kernels.bench.recurrent import ours, precisions
 from kernels.bench.registry import Shape
@@ -103,8 +102,7 @@ def run_layouts(
     properties = device_properties(device)
     todo = trials(problems, properties, frames)
     kernels = {(t.problem.pass_, t.problem.cell, t.problem.hidden, t.plan.layout): t for t in todo}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_compile, kernels.values()))
+    in_processes(_compile, kernels.values(), jobs)
     outcomes = []
     with path.open("a", encoding="utf-8") as file:
         for trial in todo:
@@ -138,6 +136,7 @@ def _measure(trial: Trial, repeats: int) -> Outcome:
         with _planned(problem, replace(trial.plan, waits=waits)):
             (timing,) = measure_kernels(alone, repeats)
         times.append(1000 * timing.median_ms / trial.frames)
+    check_waits(device)  # or the next layout would be blamed
     waiting, not_waiting = times
     return Outcome(trial, waiting, not_waiting)
 

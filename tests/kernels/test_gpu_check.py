@@ -138,6 +138,15 @@ def test_some_steps(tmp_path: Path) -> None:
     assert run.steps("ok") == ["card", "recurrence", "grid"]
 
 
+def test_steps_that_are_named_may_take_longer(tmp_path: Path) -> None:
+    def limits(run: Run) -> list[int]:
+        return [int(call.split()[1]) for call in run.calls if call.startswith("timeout")]
+
+    (tmp_path / "all").mkdir()
+    card, *_, picture = limits(Run(tmp_path / "all", "here"))
+    assert limits(Run(tmp_path, "here", "picture")) == [3 * card, 3 * picture]
+
+
 def test_the_recogniser_only_where_it_is_named(tmp_path: Path) -> None:
     """Its dependencies are not on every machine with a card."""
     run = Run(tmp_path, "here", "asr", "training")

@@ -94,8 +94,7 @@ def run(
     """
     layout = plan.layout
     device = next(t.device for t in tensors if t is not None)
-    watch = _watch(device)
-    watch.check()
+    check_waits(device)
     constants |= {
         "N": directions,
         "BLOCK_B": layout.block_b,
@@ -120,7 +119,14 @@ def run(
             groups = min(plan.groups_per_launch, plan.groups - group)
             for first, last in spans:
                 kernel[(plan.slices * groups, directions)](
-                    *tensors, watch.lost, batch, group, first, last, POLL_LIMIT, **constants
+                    *tensors,
+                    _watch(device).lost,
+                    batch,
+                    group,
+                    first,
+                    last,
+                    POLL_LIMIT,
+                    **constants,
                 )
 
 
@@ -145,6 +151,15 @@ class _Watch:
                 "its results hold NaN: not all programs were resident. Use "
                 "backend='torch', and please report the device and the shape"
             )
+
+
+def check_waits(device: torch.device) -> None:
+    """Whether all programs of the launches that have ended on this device got what they needed.
+
+    Raises:
+        RuntimeError: one has waited in vain.
+    """
+    _watch(device).check()
 
 
 @cache

@@ -88,6 +88,7 @@ def test_a_graph_captures_it_so_the_host_never_waits(in_a_row: bool) -> None:
         return loss, torch.autograd.grad(loss, leaf)[0]
 
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         expected = step()
     torch.cuda.synchronize()

@@ -11,6 +11,8 @@ from torch import Tensor
 from kernels.cells import GATES, LSTMS, Cell, States, Weights
 from kernels.precision import autocast_enabled
 
+Lengths = Tensor | Sequence[int]
+
 
 def _expect_shape(name: str, tensor: Tensor, symbols: str, expected: list[int]) -> None:
     if list(tensor.shape) != expected:
@@ -97,6 +99,11 @@ def check_weights(op: str, cell: Cell, x: Tensor, weights: list[Weights], direct
     H = first.ih.shape[0] // G
     P = H if first.hr is None else first.hr.shape[0]
     rows = "H" if G == 1 else f"{G}H"
+    if x.shape[-1] != first.ih.shape[1]:
+        raise ValueError(
+            f"{op}: input must have D = {first.ih.shape[1]} features, as weight_ih_l0 has columns, "
+            f"got {x.shape[-1]}"
+        )
     for n, w in enumerate(weights):
         suffix = f"_l{n // directions}{'_reverse' if n % directions else ''}"
         D = x.shape[-1] if n < directions else directions * P
@@ -129,22 +136,41 @@ def check_states(op: str, x: Tensor, states: States, shapes: Mapping[str, list[i
         _expect_alike(op, x, name, state)
 
 
-def check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
-    """Int64 [B], each from 1 to T.
+def tensor_of(lengths: Lengths) -> Tensor:
+    """Lengths as they are or, given as a sequence, in a tensor."""
+    if isinstance(lengths, Tensor):
+        return lengths
+    tensor = torch.tensor(lengths)
+    return tensor if tensor.numel() else tensor.long()
+
+
+def expect_integers(name: str, tensor: Tensor) -> None:
+    """Of any width, but no booleans."""
+    got: object = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+    if (
+        not isinstance(got, torch.dtype)
+        or got.is_floating_point
+        or got.is_complex
+        or got == torch.bool
+    ):
+        raise ValueError(f"{name} must be a tensor of integers, got {got}")
+
+
+def lengths_of(op: str, lengths: Lengths, T: int, B: int, least: int = 1) -> Tensor:
+    """[B] int64, each from `least` to T.
 
     Values on a GPU are not looked at, which would wait for it, see `Stack`; nor while compiling.
     """
-    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
-        got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
+    lengths = tensor_of(lengths)
+    expect_integers(f"{op}: lengths", lengths)
     _expect_shape(f"{op}: lengths", lengths, "[B]", [B])
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
-        return
-    for n, length in enumerate(lengths.tolist()):
-        if not 1 <= length <= T:
-            raise ValueError(
-                f"{op}: lengths must be from 1 to T = {T}, got lengths[{n}] = {length}"
-            )
+    if lengths.device.type == "cpu" and not torch.compiler.is_compiling():
+        for n, length in enumerate(lengths.tolist()):
+            if not least <= length <= T:
+                raise ValueError(
+                    f"{op}: lengths must be from {least} to T = {T}, got lengths[{n}] = {length}"
+                )
+    return lengths.long()
 
 
 def check_dropout(op: str, name: str, dropout: float) -> None:

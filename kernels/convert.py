@@ -18,7 +18,8 @@ def convert(module: Model, backend: str | None = None, recompute: bool = False) 
 
     In place: a layer stays the same object with the same parameters, hooks and names, only its
     class changes, so optimisers and tied layers keep working. Subclasses of torch.nn's layers
-    are left alone, since they changed something that would be lost.
+    are left alone, since they changed something that would be lost; so are layers with
+    `torch.nn.utils.parametrize`, which makes subclasses: convert first.
 
     `recompute`: see `kernels.lstm`.
 

@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from kernels import checks
 from kernels.cells import Cell, Options, Precision, States, op_name
+from kernels.checks import Lengths
 from kernels.stack import Stack
 
 #: The input, and with it the output: a padded tensor or a PackedSequence.
@@ -18,7 +19,7 @@ def lstm(
     x: Sequences,
     weights: Sequence[Sequence[Tensor]],
     hx: tuple[Tensor, Tensor] | None = None,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     *,
     bidirectional: bool = False,
     batch_first: bool = False,
@@ -43,10 +44,10 @@ def lstm(
             W_hh [4H, P], then b_ih, b_hh [4H] if there is bias, W_hr [P, H] if there is
             projection (P = H without).
         hx: initial h [layers * directions, B, P] and c [layers * directions, B, H]; None: zero.
-        lengths: [B] int64, valid frames of each utterance of a padded `x`, from 1 to T, on any
-            device; None: all T. On a GPU they are not checked, which would wait for it: an
-            utterance with a wrong one comes out as NaN. What `x` holds past an end, NaN
-            included, changes nothing and gets a zero gradient.
+        lengths: [B] integers, valid frames of each utterance of a padded `x`, from 1 to T: a tensor
+            on any device, or a sequence; None: all T. On a GPU they are not checked, which would
+            wait for it: an utterance with a wrong one comes out as NaN. What `x` holds past an
+            end, NaN included, changes nothing and gets a zero gradient.
         dropout: probability, between layers, if `training`.
         backend: see `kernels.choose_backend`.
         recompute: the triton backend keeps c and h for the backward pass but not the gates, four
@@ -84,7 +85,7 @@ def gru(
     x: Sequences,
     weights: Sequence[Sequence[Tensor]],
     hx: Tensor | None = None,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     *,
     bidirectional: bool = False,
     batch_first: bool = False,
@@ -116,7 +117,7 @@ def rnn(
     x: Sequences,
     weights: Sequence[Sequence[Tensor]],
     hx: Tensor | None = None,
-    lengths: Tensor | None = None,
+    lengths: Lengths | None = None,
     *,
     nonlinearity: Literal["tanh", "relu"] = "tanh",
     bidirectional: bool = False,
@@ -171,7 +172,7 @@ def _stack(
 
 
 def _run(
-    stack: Stack, x: Sequences, hx: States | None, lengths: Tensor | None, batch_first: bool
+    stack: Stack, x: Sequences, hx: States | None, lengths: Lengths | None, batch_first: bool
 ) -> tuple[Sequences, States]:
     """Check, bring any kind of input to [T, B, D], run the layers, and bring the result back."""
     if isinstance(x, PackedSequence):
@@ -190,13 +191,13 @@ def _run(
 
 
 def _run_batch(
-    stack: Stack, x: Tensor, hx: States | None, lengths: Tensor | None
+    stack: Stack, x: Tensor, hx: States | None, lengths: Lengths | None
 ) -> tuple[Tensor, States]:
     T, B, _ = x.shape
     checks.check_frames(stack.op, T)
     _check_fit(stack, x, hx, B)
     if lengths is not None:
-        checks.check_lengths(stack.op, lengths, T, B)
+        lengths = checks.lengths_of(stack.op, lengths, T, B)
     return stack.run(x, hx, lengths)
 
 

@@ -6,14 +6,20 @@ class, but are no subclasses of nn.LSTM and so on: torch.compile breaks its grap
 
 from typing import Any, Literal, overload
 
+import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels.backends import available_backends
 from kernels.cells import Precision
-from kernels.checks import check_dropout, check_precision
+from kernels.checks import Lengths, check_dropout, check_precision
 from kernels.choice import check_backend
 from kernels.functional import gru, lstm, rnn
+
+# To torch.fx each is one step, as torch.nn's modules are: it cannot look inside.
+for _function in ("lstm", "gru", "rnn"):
+    torch.fx.wrap(_function)
 
 
 class _Recurrent(nn.RNNBase):
@@ -83,6 +89,9 @@ class LSTM(_Recurrent):
 
     cifg = False
     peephole = False
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def __init__(
         self, *args: Any, cifg: bool = False, peephole: bool = False, **kwargs: Any
@@ -118,21 +127,27 @@ class LSTM(_Recurrent):
     @overload
     def forward(
         self,
-        x: Tensor,
+        input: Tensor,
         hx: tuple[Tensor, Tensor] | None = None,
-        lengths: Tensor | None = None,
+        lengths: Lengths | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
 
     @overload
     def forward(
-        self, x: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
+        self, input: PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
 
-    def forward(self, x: Any, hx: Any = None, lengths: Tensor | None = None) -> Any:
-        """As `torch.nn.LSTM`; `lengths` [B] int64 are the valid frames of a padded `x`."""
+    def forward(self, input: Any, hx: Any = None, lengths: Lengths | None = None) -> Any:
+        """As `torch.nn.LSTM`; `lengths` [B] are the valid frames of a padded `input`."""
         options = self._options()
         return lstm(
-            x, self.all_weights, hx, lengths, cifg=self.cifg, peepholes=self._peepholes(), **options
+            input,
+            self.all_weights,
+            hx,
+            lengths,
+            cifg=self.cifg,
+            peepholes=self._peepholes(),
+            **options,
         )
 
 
@@ -150,17 +165,17 @@ class GRU(_Recurrent):
 
     @overload
     def forward(
-        self, x: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+        self, input: Tensor, hx: Tensor | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(
-        self, x: PackedSequence, hx: Tensor | None = None
+        self, input: PackedSequence, hx: Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, x: Any, hx: Any = None, lengths: Tensor | None = None) -> Any:
-        """As `torch.nn.GRU`; `lengths` [B] int64 are the valid frames of a padded `x`."""
-        return gru(x, self.all_weights, hx, lengths, **self._options())
+    def forward(self, input: Any, hx: Any = None, lengths: Lengths | None = None) -> Any:
+        """As `torch.nn.GRU`; `lengths` [B] are the valid frames of a padded `input`."""
+        return gru(input, self.all_weights, hx, lengths, **self._options())
 
 
 class RNN(_Recurrent):
@@ -189,15 +204,15 @@ class RNN(_Recurrent):
 
     @overload
     def forward(
-        self, x: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+        self, input: Tensor, hx: Tensor | None = None, lengths: Lengths | None = None
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def forward(
-        self, x: PackedSequence, hx: Tensor | None = None
+        self, input: PackedSequence, hx: Tensor | None = None
     ) -> tuple[PackedSequence, Tensor]: ...
 
-    def forward(self, x: Any, hx: Any = None, lengths: Tensor | None = None) -> Any:
-        """As `torch.nn.RNN`; `lengths` [B] int64 are the valid frames of a padded `x`."""
+    def forward(self, input: Any, hx: Any = None, lengths: Lengths | None = None) -> Any:
+        """As `torch.nn.RNN`; `lengths` [B] are the valid frames of a padded `input`."""
         options = self._options()
-        return rnn(x, self.all_weights, hx, lengths, nonlinearity=self.nonlinearity, **options)
+        return rnn(input, self.all_weights, hx, lengths, nonlinearity=self.nonlinearity, **options)

@@ -5,11 +5,9 @@ has the list.
 """
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from kernels.cells import Cell, Options, States, Weights
@@ -42,11 +40,6 @@ _AVAILABLE = tuple(name for name in BACKENDS if name != "triton" or find_spec("t
 def available_backends() -> tuple[str, ...]:
     """Names of the backends that are part of this installation."""
     return _AVAILABLE
-
-
-def current_device(device: torch.device) -> AbstractContextManager[Any]:
-    """Within it `device`, if it is a GPU, is the one that Triton launches on."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def triton_is_interpreted() -> bool:

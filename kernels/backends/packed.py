@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward, Recurrent, before
 from kernels.cells import LSTMS, Cell, States, Weights
+from kernels.context import keeps_gradients
 
 BLOCK = 128  # rows of a sum in float32
 
@@ -259,7 +260,10 @@ def recurrence_backward(
             steps.step(t, dh, all_dc[..., :b, :])
             through = rows[t] @ stacked.hh
             dh.add_(through if masks is None else through.mul_(masks[..., :b, :]))
-        outers, inners = (part.reshape(-1, *part.shape[-2:]) for part in (steps.outer, steps.inner))
+        outers, inners = (
+            part.reshape(some.stop - some.start, *part.shape[-2:])
+            for part in (steps.outer, steps.inner)
+        )
         for n, outer, inner in zip(range(N)[some], outers, inners, strict=True):
             gradients += [_product(outer, packing.pack(x, n)), _product(inner, seen[n])]
             if directions[n].bias_ih is not None:
@@ -330,6 +334,6 @@ def layer(
     flat = [tensor for w in weights for tensor in w.present]
     h_0 = states[0]
     c_0 = states[1] if cell in LSTMS else h_0.new_empty(*h_0.shape[:2], 0)
-    needs = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *flat, *states))
+    needs = keeps_gradients() and any(t.requires_grad for t in (x, *flat, *states))
     y, h_n, c_n, *_ = recurrence(x, flat, h_0, c_0, lengths, mask, cell, needs)
     return y, (h_n, c_n)[: len(states)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kernels.backends import packed, reference
 from kernels.cells import Cell, Options, States, Weights
+from kernels.context import keeps_gradients, transformed
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _holding(w: Weights, holds: int) -> Weights:
 
 def _direction(cell: Cell, x: Tensor, states: States, w: Weights) -> tuple[Tensor, States]:
     """One direction over all T frames of every row: outputs [T, B, P] and states after T."""
-    train = torch.is_grad_enabled()  # cuDNN keeps nothing for a backward pass otherwise
+    train = keeps_gradients()  # cuDNN keeps nothing for a backward pass otherwise
     arguments = (w.present, w.bias_ih is not None, 1, 0.0, train, False, False)
     if cell == "lstm":
         y, h, c = torch._VF.lstm(x, states, *arguments)
@@ -82,13 +83,15 @@ def _suits_packed(
 ) -> bool:
     """Whether `packed` is the fastest here, or the only one that torch.compile can take.
 
+    Not under torch.func, which a custom operator does not take.
+
     Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's, whose steps are
     faster, with several threads above all. With lengths `packed` leaves the padding out, and wins
     where gradients are enabled for many utterances, or disabled on one thread.
     """
     if x.device.type != "cpu" or weights[0].hr is not None:
         return False
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.dtype not in (torch.float32, torch.float64) or transformed():
         return False
     if variant or cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return True

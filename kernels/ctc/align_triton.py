@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.backends import current_device
+from kernels.context import current_device
 
 if TYPE_CHECKING:
     from kernels.bench.compiled import Specimen

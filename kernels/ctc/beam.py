@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import available_backends, triton_is_interpreted
+from kernels.checks import Lengths, lengths_of
 from kernels.choice import choose_backend
 from kernels.ctc import beam_torch
 from kernels.ctc.checks import check_scores
@@ -71,7 +72,7 @@ class Hypotheses(NamedTuple):
 @torch.no_grad()
 def ctc_beam_search(
     log_probs: Tensor,
-    lengths: Tensor,
+    lengths: Lengths,
     beam: int = 50,
     *,
     blank: int = 0,
@@ -96,7 +97,7 @@ def ctc_beam_search(
     Args:
         log_probs: [T, B, V], natural log-probabilities, any strides. float16 and bfloat16 are
             computed in float32.
-        lengths: [B] int64, frames of each utterance, 0 to T.
+        lengths: [B] integers, frames of each utterance, 0 to T.
         beam: prefixes kept after each frame, K.
         blank: unit that stands for no token.
         lm: scores units, such as an `NGram`, or words, such as a `WordNGram`, on the device of
@@ -136,7 +137,7 @@ def ctc_beam_search(
         raise ValueError(f"{op}: nbest must be from 1 to beam = {beam}, got {nbest}")
     if beam_tokens is not None and beam_tokens < 1:
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
-    _check_lengths(op, lengths, T, B)
+    lengths = lengths_of(op, lengths, T, B, least=0)
     search_class = _search_class(op, backend, log_probs, lm, hotwords, beam)
     speller: Speller = beam_torch.FreeSpelling()
     scorers: list[tuple[Scorer, float]] = []
@@ -194,13 +195,3 @@ def _search_class(
         f"{op}: backend 'triton' takes an NGram or a WordNGram as lm, and Hotwords as hotwords, "
         f"got {' and '.join(got)}; use backend=None"
     )
-
-
-def _check_lengths(op: str, lengths: Tensor, T: int, B: int) -> None:
-    if not isinstance(lengths, Tensor) or lengths.dtype != torch.int64:
-        got = lengths.dtype if isinstance(lengths, Tensor) else type(lengths).__name__
-        raise ValueError(f"{op}: lengths must be an int64 tensor, got {got}")
-    if list(lengths.shape) != [B]:
-        raise ValueError(f"{op}: lengths must be [B] = [{B}], got {list(lengths.shape)}")
-    if lengths.device.type == "cpu" and not ((lengths >= 0) & (lengths <= T)).all():
-        raise ValueError(f"{op}: lengths must be from 0 to T = {T}, got {lengths.tolist()}")

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from kernels.backends import current_device
+from kernels.context import current_device
 from kernels.ctc import beam_kernels, beam_torch
 from kernels.ctc.hotwords import Hotwords
 from kernels.ctc.lexicon import WordNGram

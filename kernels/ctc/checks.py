@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.checks import Lengths, expect_integers, tensor_of
 from kernels.precision import autocast_enabled
 
 REDUCTIONS = ("none", "mean", "sum")
-Lengths = Tensor | Sequence[int]
 
 
 class Labels(NamedTuple):
@@ -51,7 +51,7 @@ def labels_of(
         raise ValueError(f"{op}: T, B and V must be at least 1, got {[T, B, V]}")
     if not 0 <= blank < V:
         raise ValueError(f"{op}: blank must be from 0 to V - 1 = {V - 1}, got {blank}")
-    _expect_integers(op, "targets", targets)
+    expect_integers(f"{op}: targets", targets)
     if targets.dim() not in (1, 2) or (targets.dim() == 2 and targets.shape[0] != B):
         raise ValueError(
             f"{op}: targets must be [B, L] with B = {B}, or 1-D (all of them in a row), "
@@ -76,10 +76,10 @@ def labels_of(
         if not lengths_known:
             lengths = torch.where(lengths.sum() == limit, lengths, -1)
         targets = _padded(targets, lengths, longest)
-    targets, lengths = targets.to(device, torch.int64), lengths.to(device, torch.int64)
+    targets, lengths = targets.to(device, torch.int64), lengths.to(device)
     if looked_at or targets.is_cpu:
         _expect_symbols(op, targets, lengths, V, blank)
-    return Labels(targets, lengths, frames.to(device, torch.int64), blank, limit)
+    return Labels(targets, lengths, frames.to(device), blank, limit)
 
 
 def check_options(op: str, reduction: str) -> None:
@@ -129,20 +129,12 @@ def refuse_second_derivative(op: str) -> None:
         )
 
 
-def tensor_of(lengths: Lengths) -> Tensor:
-    """Lengths as they are or, given as a sequence, in a tensor."""
-    if isinstance(lengths, Tensor):
-        return lengths
-    tensor = torch.tensor(lengths)
-    return tensor if tensor.numel() else tensor.long()
-
-
 def _lengths(
     op: str, name: str, lengths: Lengths, B: int, most: int, symbol: str, looked_at: bool
 ) -> Tensor:
-    """As [B] integers, up to `most` unless they are on a GPU and not to be looked at."""
+    """As [B] int64, up to `most` unless they are on a GPU and not to be looked at."""
     lengths = tensor_of(lengths)
-    _expect_integers(op, name, lengths)
+    expect_integers(f"{op}: {name}", lengths)
     if lengths.dim() == 0 and B == 1:
         lengths = lengths.unsqueeze(0)
     if lengths.shape != (B,):
@@ -154,7 +146,7 @@ def _lengths(
             raise ValueError(
                 f"{op}: {name} must be from 0 to {most}, {symbol}, got {name}[{n}] = {values[n]}"
             )
-    return lengths
+    return lengths.long()
 
 
 def _padded(targets: Tensor, lengths: Tensor, L: int) -> Tensor:
@@ -165,12 +157,6 @@ def _padded(targets: Tensor, lengths: Tensor, L: int) -> Tensor:
     first = lengths.cumsum(0) - lengths
     index = first.unsqueeze(1) + torch.arange(L, device=targets.device)  # [B, L]
     return targets[index.clamp(0, len(targets) - 1)]
-
-
-def _expect_integers(op: str, name: str, tensor: Tensor) -> None:
-    if not isinstance(tensor, Tensor) or tensor.dtype not in (torch.int64, torch.int32):
-        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise ValueError(f"{op}: {name} must be an int64 or int32 tensor, got {got}")
 
 
 def _expect_symbols(op: str, targets: Tensor, lengths: Tensor, V: int, blank: int) -> None:

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.backends import current_device
+from kernels.checks import Lengths
+from kernels.context import current_device
 from kernels.ctc import loss_operator
 from kernels.ctc.checks import (
     Labels,
-    Lengths,
     check_linear,
     check_options,
     labels_of,

@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.backends import available_backends, current_device, triton_is_interpreted
+from kernels.backends import available_backends, triton_is_interpreted
+from kernels.checks import Lengths
 from kernels.choice import choose_backend
+from kernels.context import current_device, transformed
 from kernels.ctc import loss_aten, loss_operator, reference
 from kernels.ctc.checks import (
     Labels,
-    Lengths,
     check_options,
     check_scores,
     labels_of,
@@ -105,7 +106,8 @@ def backend_for(requested: str | None, scores: Tensor) -> str:
     """Name of the backend for logits of this dtype and device."""
     device = "cpu" if scores.is_cpu else scores.device.type  # .type takes as long as an operator
     interpreted = requested == "triton" and triton_is_interpreted()
-    return choose_backend(requested, device, available_backends(), scores.dtype, interpreted)
+    name = choose_backend(requested, device, available_backends(), scores.dtype, interpreted)
+    return "reference" if name == "torch" and transformed() else name
 
 
 class _CtcLoss(torch.autograd.Function):

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.backends import current_device
-from kernels.ctc.checks import Lengths, labels_of, refuse_second_derivative, tensor_of
+from kernels.checks import Lengths, tensor_of
+from kernels.context import current_device
+from kernels.ctc.checks import labels_of, refuse_second_derivative
 from kernels.ctc.reducing import Reducing, Reduction
 from kernels.ctc.steps import steps_of
 

@@ -46,7 +46,10 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         lambda: _lstm(at=(0, 2), new=torch.randn(15)),
         "lstm: bias_ih_l0 must be [4H] = [16], got [15]",
     ),
-    (lambda: _lstm(x=torch.randn(T, B, 7)), "lstm: weight_ih_l0 must be [4H, D] = [16, 7]"),
+    (
+        lambda: _lstm(x=torch.randn(T, B, 7)),
+        "lstm: input must have D = 3 features, as weight_ih_l0 has columns, got 7",
+    ),
     (
         lambda: _lstm(weights=[*_weights(4), *_weights(4)]),
         "lstm: weight_ih_l1 must be [4H, D] = [16, 4], got [16, 3]",
@@ -108,11 +111,11 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (lambda: _lstm(lengths=_integers(5)), "lstm: lengths must be [B] = [2], got [1]"),
     (lambda: _lstm(lengths=_integers(5, 5).unsqueeze(0)), "must be [B] = [2], got [1, 2]"),
     (
-        lambda: _lstm(lengths=torch.tensor([5, 5], dtype=torch.int32)),
-        "lstm: lengths must be an int64 tensor, got torch.int32",
+        lambda: _lstm(lengths=torch.tensor([0.5, 1.0])),
+        "lstm: lengths must be a tensor of integers, got torch.float32",
     ),
-    (lambda: _lstm(lengths=torch.tensor([0.5, 1.0])), "int64 tensor, got torch.float32"),
-    (lambda: _lstm(lengths=[5, 5]), "lstm: lengths must be an int64 tensor, got list"),
+    (lambda: _lstm(lengths=[True, True]), "tensor of integers, got torch.bool"),
+    (lambda: _lstm(lengths=[5, 6]), "from 1 to T = 5, got lengths[1] = 6"),
     (
         lambda: _lstm(x=pack_sequence([torch.randn(T, D)]), lengths=_integers(T)),
         "lstm: lengths must be None: a PackedSequence has its own",
@@ -165,8 +168,13 @@ def test_message(call: Callable[[], Any], message: str) -> None:
 def test_good_arguments_pass() -> None:
     y, (h, c) = _lstm(lengths=_integers(5, 1), hx=(torch.zeros(1, B, H), torch.zeros(1, B, H)))
     assert (y.shape, h.shape, c.shape) == ((T, B, H), (1, B, H), (1, B, H))
+    for lengths in ([5, 1], (5, 1), _integers(5, 1).int(), _integers(5, 1).to(torch.uint8)):
+        torch.manual_seed(0)
+        expected = _lstm(lengths=_integers(5, 1))[0]
+        torch.manual_seed(0)
+        assert torch.equal(_lstm(lengths=lengths)[0], expected)
 
 
 def test_module_messages_are_the_functions() -> None:
-    with pytest.raises(ValueError, match=r"gru: weight_ih_l0 must be \[3H, D\] = \[12, 9\]"):
+    with pytest.raises(ValueError, match=r"gru: input must have D = 3 features, .* got 9"):
         kernels.GRU(D, H)(torch.randn(T, B, 9))

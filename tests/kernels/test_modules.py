@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import kernels
+from kernels.context import current_device
 
 CLASSES = ["LSTM", "GRU", "RNN"]
 STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
@@ -170,6 +171,40 @@ def test_copies_and_saved_modules_work() -> None:
     for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
         assert other.backend == "reference"
         torch.testing.assert_close(other(x), module(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"cifg": True}, {"dtype": torch.float64}], ids=str)
+@pytest.mark.parametrize("name", CLASSES)
+def test_an_empty_batch_has_gradients(name: str, options: dict[str, Any]) -> None:
+    if "cifg" in options and name != "LSTM":
+        return
+    module = getattr(kernels, name)(4, 5, **STACK, **options)
+    x = torch.zeros(6, 0, 4, dtype=options.get("dtype"), requires_grad=True)
+    module(x)[0].sum().backward()
+    assert x.grad is not None
+    assert not any(p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_names_and_helpers_of_torch(name: str) -> None:
+    ours, theirs = _pair(name, **STACK)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    h = torch.randn(4, 3, 5, dtype=torch.float64)
+    hx = (h, h) if name == "LSTM" else h
+    torch.testing.assert_close(ours(input=x, hx=hx), theirs(input=x, hx=hx))
+    order = torch.tensor([2, 0, 1])
+    for module in (ours, theirs):
+        module.check_forward_args(x, hx, None)
+    assert_close = torch.testing.assert_close
+    assert_close(ours.permute_hidden(hx, order), theirs.permute_hidden(hx, order))
+    if name == "LSTM":
+        assert ours.get_expected_cell_size(x, None) == theirs.get_expected_cell_size(x, None)
+
+
+def test_a_gpu_is_found_after_the_torch_backend() -> None:
+    """Whose module is called torch, too, and took the place of torch's own."""
+    kernels.LSTM(4, 5, backend="torch")(torch.randn(6, 3, 4))
+    assert isinstance(current_device(torch.device("cuda", 0)), torch.cuda.device)
 
 
 def test_repr_names_the_backend() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.backends import reference
 from kernels.backends.triton.ops import recurrence
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
+from kernels.context import transformed
 
 
 def layer(
@@ -28,6 +29,11 @@ def layer(
     step U h is (U W_hr) m, so the kernel runs over m, and h is one product after it. Only the
     initial h, which need not be a projection, enters as an addition to the first step.
     """
+    if transformed():
+        raise NotImplementedError(
+            "the triton backend works neither under torch.func nor in forward mode; use "
+            "backend='torch'"
+        )
     T, B, _ = x.shape
     if B == 0:  # nothing to launch
         return reference.layer(cell, x, states, weights, lengths, mask, options)

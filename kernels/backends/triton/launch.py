@@ -9,9 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.backends import current_device
 from kernels.backends.triton.plan import DeviceProperties, DType, Plan, Problem, make_plan
 from kernels.backends.triton.sync import EMPTY, POLL_LIMIT
+from kernels.context import current_device
 
 _log = logging.getLogger(__name__)
 

@@ -55,14 +55,14 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (lambda: _loss(input_lengths=[5]), "ctc_loss: input_lengths must be [B] = [2], got [1]"),
     (
         lambda: _loss(input_lengths=torch.tensor([0.5, 1.0])),
-        "ctc_loss: input_lengths must be an int64 or int32 tensor, got torch.float32",
+        "ctc_loss: input_lengths must be a tensor of integers, got torch.float32",
     ),
     (
         lambda: _loss(target_lengths=[3, 1]),
         "ctc_loss: target_lengths must be from 0 to 2, the labels in targets, "
         "got target_lengths[0] = 3",
     ),
-    (lambda: _loss(targets=[[1, 2]]), "ctc_loss: targets must be an int64 or int32 tensor"),
+    (lambda: _loss(targets=[[1, 2]]), "ctc_loss: targets must be a tensor of integers"),
     (
         lambda: _loss(targets=torch.tensor([[1, 2]])),
         "ctc_loss: targets must be [B, L] with B = 2, or 1-D (all of them in a row), got [1, 2]",
@@ -110,6 +110,13 @@ def test_good_arguments_pass() -> None:
     assert _loss().isfinite()
     assert _linear(bias=None).isfinite()
     assert _loss(target_lengths=torch.zeros(B, dtype=torch.int32)).isfinite()
+    labels, lengths = torch.tensor([[1, 2], [3, 1]]), torch.tensor([2, 1])
+    logits = torch.randn(T, B, V)
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        narrow = _loss(logits=logits, targets=labels.to(dtype), target_lengths=lengths.to(dtype))
+        assert torch.equal(narrow, _loss(logits=logits))
+        in_a_row = _loss(logits=logits, targets=torch.tensor([1, 2, 3], dtype=dtype))
+        assert torch.equal(in_a_row, narrow)
     assert _loss(targets=torch.zeros(0, dtype=torch.int64), target_lengths=[0, 0]).isfinite()
 
 

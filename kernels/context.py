@@ -1,0 +1,27 @@
+"""What is around a call: devices, and who else of torch is listening."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+
+def current_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it `device`, if it is a GPU, is the one that Triton launches on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def transformed() -> bool:
+    """Whether torch.func or forward-mode AD is at work, for which custom operators have no rules.
+
+    torch refuses the one, and takes a custom operator's tangents for zero in the other.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    in_forward_mode = torch.autograd.forward_ad._current_level >= 0
+    return in_forward_mode or torch._C._are_functorch_transforms_active()
+
+
+def keeps_gradients() -> bool:
+    """Whether there may be a backward pass; a trace is checked and used in any grad mode."""
+    return torch.is_grad_enabled() or torch._C._get_tracing_state() is not None

@@ -47,7 +47,7 @@ def ctc_loss(
     Args:
         logits: [T, B, V], any strides: a batch-first tensor's transpose costs nothing. One
             utterance: [T, V].
-        targets: [B, L] int64 or int32, past each end anything; or all labels in a row, [sum of
+        targets: [B, L] integers, past each end anything; or all labels in a row, [sum of
             lengths]. One utterance: [L]. Labels in a row with lengths on a GPU take the memory
             of targets as long as T, since the longest cannot be known without waiting.
         input_lengths: [B], valid frames, 0 to T; past them nothing changes anything, NaN

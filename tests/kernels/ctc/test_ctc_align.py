@@ -184,7 +184,7 @@ _GOOD = _case(7, [5, 4], [2, 2], 4)
         (0, torch.zeros(5, 2, 4, dtype=torch.int64), "log_probs must be a floating-point"),
         (0, torch.zeros(5, 4), "log_probs must be 3-D"),
         (0, torch.zeros(0, 2, 4), "T, B and V must be at least 1"),
-        (1, torch.zeros(2, 2), "targets must be an int64"),
+        (1, torch.zeros(2, 2), "targets must be a tensor of integers"),
         (1, torch.ones(3, 2, dtype=torch.int64), r"\[B, L\] with B = 2"),
         (1, torch.ones(3, dtype=torch.int64), "sum.target_lengths. = 4 labels, got 3"),
         (1, torch.full((2, 2), 4), "targets must be from 0 to V - 1 = 3 .* got 4"),

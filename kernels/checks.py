@@ -136,11 +136,14 @@ def check_states(op: str, x: Tensor, states: States, shapes: Mapping[str, list[i
         _expect_alike(op, x, name, state)
 
 
-def tensor_of(lengths: Lengths) -> Tensor:
-    """Lengths as they are or, given as a sequence, in a tensor."""
+def tensor_of(name: str, lengths: Lengths) -> Tensor:
+    """Lengths as they are or, given as a sequence, in a tensor on the CPU, where they are known."""
     if isinstance(lengths, Tensor):
         return lengths
-    tensor = torch.tensor(lengths)
+    try:
+        tensor = torch.tensor(lengths, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be a tensor of integers, got {lengths!r}") from None
     return tensor if tensor.numel() else tensor.long()
 
 
@@ -161,7 +164,7 @@ def lengths_of(op: str, lengths: Lengths, T: int, B: int, least: int = 1) -> Ten
 
     Values on a GPU are not looked at, which would wait for it, see `Stack`; nor while compiling.
     """
-    lengths = tensor_of(lengths)
+    lengths = tensor_of(f"{op}: lengths", lengths)
     expect_integers(f"{op}: lengths", lengths)
     _expect_shape(f"{op}: lengths", lengths, "[B]", [B])
     if lengths.device.type == "cpu" and not torch.compiler.is_compiling():

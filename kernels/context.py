@@ -11,15 +11,14 @@ def current_device(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def transformed() -> bool:
-    """Whether torch.func or forward-mode AD is at work, for which custom operators have no rules.
+def in_forward_mode() -> bool:
+    """Whether tangents are wanted, which a custom operator would take for zero without a word."""
+    return torch.autograd.forward_ad._current_level >= 0
 
-    torch refuses the one, and takes a custom operator's tangents for zero in the other.
-    """
-    if torch.compiler.is_compiling():
-        return False
-    in_forward_mode = torch.autograd.forward_ad._current_level >= 0
-    return in_forward_mode or torch._C._are_functorch_transforms_active()
+
+def transformed() -> bool:
+    """Whether torch.func is at work, too, which refuses custom operators."""
+    return in_forward_mode() or torch._C._are_functorch_transforms_active()
 
 
 def keeps_gradients() -> bool:

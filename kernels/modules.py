@@ -17,7 +17,7 @@ from kernels.checks import Lengths, check_dropout, check_precision
 from kernels.choice import check_backend
 from kernels.functional import gru, lstm, rnn
 
-# To torch.fx each is one step, as torch.nn's modules are: it cannot look inside.
+# To torch.fx each is one step: it cannot look inside. Training or not stays as it was traced.
 for _function in ("lstm", "gru", "rnn"):
     torch.fx.wrap(_function)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kernels.backends import packed, reference
 from kernels.cells import Cell, Options, States, Weights
-from kernels.context import keeps_gradients, transformed
+from kernels.context import in_forward_mode, keeps_gradients, transformed
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,10 @@ def layer(
     options: Options,
 ) -> tuple[Tensor, States]:
     """See `kernels.backends.Layer`. The variants that neither ATen nor `packed` has, in 16 bits,
-    with projection or on a GPU, run as in the reference.
+    with projection or on a GPU, run as in the reference; in forward mode everything does.
     """
+    if in_forward_mode():  # of which neither oneDNN nor cuDNN has any
+        return reference.layer(cell, x, states, weights, lengths, mask, options)
     variant = cell == "cifg" or mask is not None or weights[0].peephole is not None
     if _suits_one_step(cell, x, weights, variant):
         return _one_step(x, states, weights)

@@ -115,9 +115,18 @@ def run_layouts(
 def measure(trial: Trial, repeats: int) -> Outcome:
     """On the current GPU: first whether the result is right, then the time."""
     try:
-        return _measure(trial, repeats)
+        outcome = _measure(trial, repeats)
     except Exception as error:  # CUDA's, the compiler's: they share no class, and others come next
-        return Outcome(trial, float("inf"), float("inf"), f"{type(error).__name__}: {error}")
+        outcome = _wrong(trial, f"{type(error).__name__}: {error}")
+    try:
+        check_waits(torch.device("cuda", torch.cuda.current_device()))
+    except RuntimeError as error:  # or the next layout would be blamed
+        return _wrong(trial, str(error))
+    return outcome
+
+
+def _wrong(trial: Trial, what: str) -> Outcome:
+    return Outcome(trial, float("inf"), float("inf"), what)
 
 
 def _measure(trial: Trial, repeats: int) -> Outcome:
@@ -128,7 +137,7 @@ def _measure(trial: Trial, repeats: int) -> Outcome:
     with _planned(problem, trial.plan):
         rival = ours(job, device, precisions(device)[-1])  # bf16
     if rival.wrong:
-        return Outcome(trial, float("inf"), float("inf"), rival.wrong)
+        return _wrong(trial, rival.wrong)
     heading = f"recurrence {problem.pass_}"
     alone = [replace(rival, kernels={heading: rival.kernels[heading]})]
     times = []
@@ -136,14 +145,14 @@ def _measure(trial: Trial, repeats: int) -> Outcome:
         with _planned(problem, replace(trial.plan, waits=waits)):
             (timing,) = measure_kernels(alone, repeats)
         times.append(1000 * timing.median_ms / trial.frames)
-    check_waits(device)  # or the next layout would be blamed
     waiting, not_waiting = times
     return Outcome(trial, waiting, not_waiting)
 
 
 def _compile(trial: Trial) -> None:
     """Leave the kernels in Triton's cache, for other processes."""
-    measure(replace(trial, frames=2), repeats=1)
+    if wrong := measure(replace(trial, frames=2), repeats=1).wrong:
+        raise RuntimeError(wrong)
 
 
 @contextmanager

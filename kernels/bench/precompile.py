@@ -8,7 +8,9 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from typing import Any, TypeVar, get_args
@@ -64,14 +66,21 @@ def compile_task(task: Task) -> None:
     """Compile by running both passes once, over two frames."""
     job = Job.of(task.op.upper(), task.shape, task.device)
     rival = ours(job, task.device, precisions(task.device)[task.precision])
+    if rival.wrong:
+        raise RuntimeError(rival.wrong)
     for run_once in rival.passes.values():
         run_once()
 
 
 def in_processes(work: Callable[[Item], Any], todo: Iterable[Item], jobs: int) -> None:
     """`work` on everything; what fails fails again, and is named, where it is timed."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(work, item) for item in todo]
-    failed = sum(future.exception() is not None for future in waiting)
+    todo = list(todo)
+    waiting: list[Future[Any]] = []
+    # With one process that dies, the whole pool is broken, and takes no more work.
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool, suppress(BrokenProcessPool):
+        for item in todo:
+            waiting.append(pool.submit(work, item))
+    failed = len(todo) - sum(future.exception() is None for future in waiting)
     if failed:
-        print(f"{failed} of {len(waiting)} not compiled ahead", file=sys.stderr)
+        print(f"{failed} of {len(todo)} not compiled ahead", file=sys.stderr)

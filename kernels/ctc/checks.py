@@ -133,7 +133,7 @@ def _lengths(
     op: str, name: str, lengths: Lengths, B: int, most: int, symbol: str, looked_at: bool
 ) -> Tensor:
     """As [B] int64, up to `most` unless they are on a GPU and not to be looked at."""
-    lengths = tensor_of(lengths)
+    lengths = tensor_of(f"{op}: {name}", lengths)
     expect_integers(f"{op}: {name}", lengths)
     if lengths.dim() == 0 and B == 1:
         lengths = lengths.unsqueeze(0)

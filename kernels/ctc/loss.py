@@ -57,7 +57,8 @@ def ctc_loss(
         reduction: "none": [B]; "sum"; "mean": each loss divided by its target length (1 if 0),
             then averaged.
         zero_infinity: a loss of inf becomes 0.
-        backend: see `kernels.choose_backend`.
+        backend: see `kernels.choose_backend`; under torch.func the reference takes the place of
+            torch.
 
     Returns:
         The loss. It is inf, with a gradient of zero, where a target cannot be aligned: it needs

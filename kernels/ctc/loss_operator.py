@@ -30,10 +30,11 @@ def loss(
     zero_infinity: bool,
 ) -> Tensor:
     """As `kernels.ctc_loss`."""
-    frames, lengths = tensor_of(input_lengths), tensor_of(target_lengths)
+    frames = tensor_of("ctc_loss: input_lengths", input_lengths)
+    lengths = tensor_of("ctc_loss: target_lengths", target_lengths)
     needs = torch.is_grad_enabled() and logits.requires_grad
     losses, _ = losses_and_slopes(logits, targets, frames, lengths, blank, backend, needs)
-    lengths = lengths.reshape(-1).to(logits.device)
+    lengths = lengths.reshape(-1).to(logits.device, torch.int64)
     return Reducing.of(reduction, zero_infinity, lengths).reduce(losses)
 
 

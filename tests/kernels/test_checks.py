@@ -115,6 +115,8 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         "lstm: lengths must be a tensor of integers, got torch.float32",
     ),
     (lambda: _lstm(lengths=[True, True]), "tensor of integers, got torch.bool"),
+    (lambda: _lstm(lengths=[5, None]), "lstm: lengths must be a tensor of integers, got [5, None]"),
+    (lambda: _lstm(lengths="55"), "lstm: lengths must be a tensor of integers, got '55'"),
     (lambda: _lstm(lengths=[5, 6]), "from 1 to T = 5, got lengths[1] = 6"),
     (
         lambda: _lstm(x=pack_sequence([torch.randn(T, D)]), lengths=_integers(T)),

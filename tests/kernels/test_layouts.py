@@ -53,9 +53,21 @@ def test_a_layout_that_cannot_be_launched_stops_no_other(monkeypatch: pytest.Mon
         raise MemoryError("out of resource: shared memory")
 
     monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("kernels.bench.layouts.check_waits", lambda _: None)
     monkeypatch.setattr("kernels.bench.layouts.Job.of", refuse)
     (trial, *_) = trials(problems("lstm", [512], [32]), H200, frames=2)
     assert measure(trial, 1).wrong == "MemoryError: out of resource: shared memory"
+
+
+def test_a_lost_wait_is_booked_to_its_own_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_: object) -> None:
+        raise RuntimeError("waited in vain")
+
+    (trial, *_) = trials(problems("lstm", [512], [32]), H200, frames=2)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("kernels.bench.layouts.check_waits", lost)
+    monkeypatch.setattr("kernels.bench.layouts._measure", lambda *_: Outcome(trial, 1.0, 1.0))
+    assert measure(trial, 1).wrong == "waited in vain"
 
 
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kernels.backends.triton.plan import DEVICES
+from kernels.bench import recurrent
 from kernels.bench.grid import Grid
 from kernels.bench.precompile import Task, compile_task, in_processes, tasks
 from kernels.bench.registry import Shape
@@ -29,6 +30,15 @@ def test_cells_that_share_their_kernels_are_compiled_once() -> None:
 @pytest.mark.parametrize("op", ["lstm", "gru", "rnn"])
 def test_a_task_runs(op: str) -> None:
     compile_task(Task(op, Shape(3, 2, 4, 5), 0, CPU))
+
+
+def test_a_task_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("out of resource: shared memory")
+
+    monkeypatch.setattr(recurrent, "assert_matches_torch", refuse)
+    with pytest.raises(RuntimeError, match="out of resource"):
+        compile_task(Task("lstm", Shape(3, 2, 4, 5), 0, CPU))
 
 
 def test_what_fails_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def layer(
     if transformed():
         raise NotImplementedError(
             "the triton backend works neither under torch.func nor in forward mode; use "
-            "backend='torch'"
+            "backend='reference', or for torch.func.grad backend='torch'"
         )
     T, B, _ = x.shape
     if B == 0:  # nothing to launch

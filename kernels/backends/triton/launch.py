@@ -94,7 +94,8 @@ def run(
     """
     layout = plan.layout
     device = next(t.device for t in tensors if t is not None)
-    check_waits(device)
+    watch = _watch(device)
+    watch.check()
     constants |= {
         "N": directions,
         "BLOCK_B": layout.block_b,
@@ -154,11 +155,12 @@ class _Watch:
 
 
 def check_waits(device: torch.device) -> None:
-    """Whether all programs of the launches that have ended on this device got what they needed.
+    """Wait for a device, and see whether all programs of its launches got what they needed.
 
     Raises:
         RuntimeError: one has waited in vain.
     """
+    torch.cuda.synchronize(device)
     _watch(device).check()
 
 

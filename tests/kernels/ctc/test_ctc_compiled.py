@@ -93,6 +93,17 @@ def test_wrong_lengths_are_named() -> None:
         loss(torch.randn(T, B, V), torch.tensor([20, 15, 21, 9]))
 
 
+def test_narrow_lengths_do_not_overflow() -> None:
+    logits = torch.randn(100, 2, V)
+    narrow = torch.tensor([90, 70], dtype=torch.int8)
+    targets = torch.randint(1, V, (2, 90))
+
+    def loss(logits: Tensor) -> Tensor:
+        return kernels.ctc_loss(logits, targets, [100, 90], narrow, zero_infinity=True)
+
+    torch.testing.assert_close(_compiled(loss)(logits), loss(logits))
+
+
 def test_lengths_must_be_integers() -> None:
     loss = _compiled(lambda x: kernels.ctc_loss(x, TARGETS, [20.0, 15.5, 3, 9], LENGTHS))
     with pytest.raises(ValueError, match="input_lengths must be a tensor of integers"):

@@ -11,8 +11,8 @@ def main() -> None:
     status = _run()
     try:
         sys.stdout.flush()
-    except OSError as error:
-        status = _complain(f"standard output: {error.strerror}")
+    except OSError as error:  # which has been said already of what was flushed before
+        status = status or _complain(f"standard output: {error.strerror}")
     os._exit(status)
 
 

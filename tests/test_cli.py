@@ -284,9 +284,10 @@ def test_without_an_output_nothing_is_begun(tiny_model: Path) -> None:
     assert (run.returncode, run.stderr) == (1, "asr: error: standard output: closed\n")
 
 
-def test_a_full_disk_is_a_line_and_a_status(tiny_model: Path) -> None:
+@pytest.mark.parametrize("buffer", ["PYTHONUNBUFFERED=", "PYTHONUNBUFFERED=1"])
+def test_a_full_disk_is_a_line_and_a_status(buffer: str, tiny_model: Path) -> None:
     for arguments in ("--help", f'info --model "{tiny_model}"'):
-        command = f'"{sys.executable}" -m asr {arguments} > /dev/full'
+        command = f'{buffer} "{sys.executable}" -m asr {arguments} > /dev/full'
         run = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True)
         assert run.returncode == 1
         assert run.stderr.startswith("asr: error: ")

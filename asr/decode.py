@@ -18,7 +18,7 @@ from asr.tokenizer import SEPARATOR, PhonemeTokenizer, Tokenizer
 from asr.word_graph import separator_of
 from asr.word_search import BLANK, Alternatives, Columns, Hypothesis, best_of
 
-_SURE_BLANK = math.log(0.95)  # in a run of blanks this likely, all but the first are passed over
+_SURE_BLANK = math.log(0.9)  # in a run of blanks this likely, all but the first are passed over
 _NEVER = -1e4  # log-probability; flashlight adds up scores, so that it must be finite
 _WORD_MARKS = ("▁", SEPARATOR)  # what a unit that begins a word begins with
 
@@ -136,8 +136,8 @@ class BeamDecoder:
     the unit that ends the one before, without a blank between them: CTC would not have that, but
     speakers say "want to" with one T, and with a blank 3 % more of the words were wrong.
 
-    Frames of near-certain blank are passed over but for the first of a run, which changes no path
-    worth having and makes the search faster by their share.
+    Frames of likely blank are passed over but for the first of a run, which costs no words
+    (recipes/RESULTS.md) and makes the search faster by their share.
 
     With a `rescorer` the hypotheses of the search get a second score, see `Rescorer`. An utterance
     no word of which is as likely right as `min_confidence` has none: it is taken for noise.
@@ -201,7 +201,7 @@ class BeamDecoder:
 
 
 def _informative_frames(log_probs: Tensor) -> Tensor:
-    """Indices of the frames that are not near-certain blanks following another, [K] int64."""
+    """Indices of the frames that are not likely blanks following another, [K] int64."""
     blank = log_probs[:, BLANK] > _SURE_BLANK
     again = blank.clone()
     again[:1] = False

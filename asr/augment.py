@@ -87,7 +87,8 @@ def warp_frequencies(
     knee = _WARPED_LINEARLY * high / factors.clamp(min=1.0)[:, None]  # [B, 1]
     beyond = high - (high - factors[:, None] * knee) * (high - hertz) / (high - knee)
     source = torch.where(hertz <= knee, factors[:, None] * hertz, beyond)  # [B, D]
-    place = ((mel_scale(source) - first) / step - 1).clamp(0, D - 1).to(features.device)
+    place = ((mel_scale(source) - first) / step - 1).clamp(0, D - 1)
+    place = place.to(features.device, non_blocking=True)
     below = place.floor().clamp(max=D - 2)
     share = (place - below)[:, None, None]
     x = features.unflatten(2, (-1, D))  # [B, T, orders, D]
@@ -98,18 +99,21 @@ def warp_frequencies(
 
 def draw_masks(
     shape: torch.Size,  # B, T, D of the features
-    lengths: Tensor,  # [B] int64
+    lengths: Tensor,  # [B] int64, of the CPU
     config: AugmentConfig,
     generator: Generator,  # of the CPU, so that devices draw alike
-) -> Tensor:  # [B, T, D] bool
+    device: torch.device,
+) -> Tensor:  # [B, T, D] bool, on `device`
     """SpecAugment without warping (Park 2019), each utterance masked within its own length."""
     B, T, D = shape
     bins = torch.full((B,), D)
-    limits = (lengths.cpu() * config.time_mask_fraction).clamp(max=config.time_mask_frames)
-    masked = _bands(T, lengths.cpu(), limits, config.time_masks, generator)[:, :, None]
+    limits = (lengths * config.time_mask_fraction).clamp(max=config.time_mask_frames)
+    times = _bands(T, lengths, limits, config.time_masks, generator)
     widest = torch.full((B,), float(config.frequency_mask_bins))
-    masked = masked | _bands(D, bins, widest, config.frequency_masks, generator)[:, None, :]
-    return masked.to(lengths.device)
+    frequencies = _bands(D, bins, widest, config.frequency_masks, generator)
+    # The bands travel, not the masks: 0.3 MB instead of 26 with 256 utterances of 12 s.
+    times, frequencies = (each.to(device, non_blocking=True) for each in (times, frequencies))
+    return times[:, :, None] | frequencies[:, None, :]
 
 
 def _bands(

@@ -142,11 +142,10 @@ class Way:
         """Log-probabilities, on the device."""
         self.network.eval()
         self.bank.eval()
-        lengths = batch.lengths.to(self.device, non_blocking=True)
         waveforms = batch.waveforms.to(self.device, non_blocking=True)
-        features, frames = self.bank(waveforms, lengths)
+        features, frames = self.bank(waveforms, batch.lengths)
         with computing_in(self.config.train.precision, self.device):
-            self.network(features, frames)
+            self.network(features, frames.to(self.device, non_blocking=True))
 
 
 def networks(config: Config, units: int, device: str) -> dict[str, Callable[[], AcousticModel]]:

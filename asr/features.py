@@ -66,11 +66,17 @@ class FilterBank(nn.Module):
         waveforms: Tensor,  # [B, N] float32 in [-1, 1]
         lengths: Tensor,  # [B] int64, valid samples
     ) -> tuple[Tensor, Tensor]:  # [B, T, D] float32, zero past the end; [B] int64 frames
-        """Filterbank of each utterance, and its number of frames."""
-        frame_lengths = self.frames(lengths)
-        num_frames = int(frame_lengths.max()) if len(frame_lengths) else 0
+        """Filterbank of each utterance, and its number of frames, which stays where `lengths` is.
+
+        With `lengths` on the host nothing waits for a GPU: the longest says how many frames to make.
+        """
+        counts = self.frames(lengths)
+        num_frames = int(counts.max()) if len(counts) else 0
         if num_frames == 0:
-            return waveforms.new_zeros(len(waveforms), 0, self.size_of_feature), frame_lengths
+            return waveforms.new_zeros(len(waveforms), 0, self.size_of_feature), counts
+        lengths, frame_lengths = (
+            each.to(waveforms.device, non_blocking=True) for each in (lengths, counts)
+        )
         padded = self._extend(waveforms, lengths, num_frames)
         windows = padded.unfold(1, self.size, self.shift)  # [B, T, W]
         at_once = _ON_CPU if windows.device.type == "cpu" else _ELSEWHERE
@@ -78,7 +84,7 @@ class FilterBank(nn.Module):
         features = torch.cat([self._log_mel(part) for part in windows.split(step, dim=1)], dim=1)
         features = _with_deltas(features, frame_lengths, self.config.deltas)
         valid = torch.arange(num_frames, device=features.device) < frame_lengths[:, None]
-        return features.where(valid[..., None], 0.0), frame_lengths
+        return features.where(valid[..., None], 0.0), counts
 
     def _extend(self, waveforms: Tensor, lengths: Tensor, num_frames: int) -> Tensor:
         """Lay out the samples that the frames cover, each utterance mirrored at its own ends."""

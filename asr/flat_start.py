@@ -14,8 +14,19 @@ from torch.utils.checkpoint import checkpoint
 _LOGITS_AT_ONCE = 2**23  # 32 MiB in float32: with many subwords those of a batch would not fit
 
 
+def loudness(
+    features: Tensor,  # [B, T, D] log energies
+    frames: Tensor,  # [B] int64, valid ones
+    factor: int,  # of them in an output frame
+) -> Tensor:  # [B, T'], T' = ceil(T / factor)
+    """Mean log energy of each output frame; past its end an utterance stays as loud as it ended."""
+    steps = torch.arange(-(-features.shape[1] // factor) * factor, device=features.device)
+    valid = torch.minimum(steps, (frames - 1).clamp(min=0)[:, None])  # [B, T' factor]
+    return features.mean(-1).gather(1, valid).unflatten(1, (-1, factor)).mean(-1)
+
+
 def flat_alignment(
-    loudness: Tensor,  # [B, T'] mean log energy of each output frame
+    loudness: Tensor,  # [B, T']
     lengths: Tensor,  # [B] int64, output frames
     targets: Tensor,  # [sum of target_lengths] int64
     target_lengths: Tensor,  # [B] int64
@@ -40,8 +51,8 @@ def flat_alignment(
 def flat_start_loss(
     output: nn.Linear,  # S -> V
     hidden: Tensor,  # [B, T', S]
-    features: Tensor,  # [B, T, D] log energies
-    targets: Tensor,  # these three: see `flat_alignment`
+    loudness: Tensor,  # [B, T'], and the next three: see `flat_alignment`
+    targets: Tensor,
     lengths: Tensor,
     target_lengths: Tensor,
 ) -> Tensor:
@@ -50,8 +61,7 @@ def flat_start_loss(
     The scale is that of a summed CTC loss per unit, so that the optimiser sees one size. Logits
     exist for some frames at a time, and are computed again for the backward pass.
     """
-    pooled = F.adaptive_avg_pool1d(features.mean(-1)[:, None], hidden.shape[1])[:, 0]
-    labels = flat_alignment(pooled, lengths, targets, target_lengths)
+    labels = flat_alignment(loudness, lengths, targets, target_lengths)
 
     def cross_entropy(hidden: Tensor, labels: Tensor) -> Tensor:
         logits = output(hidden).float()

@@ -10,7 +10,7 @@ from asr.consistency import consistency_loss
 from asr.data import Batch
 from asr.denominator import log_denominator, unit_trigram
 from asr.device import computing_in
-from asr.flat_start import flat_start_loss
+from asr.flat_start import flat_start_loss, loudness
 from asr.model import AcousticModel
 
 
@@ -38,7 +38,7 @@ class TrainingLoss:
     def __call__(
         self,
         features: Tensor,  # [B, T, D]
-        frames: Tensor,  # [B] int64, valid ones
+        frames: Tensor,  # [B] int64, valid ones, on the host
         batch: Batch,
         step: int,
         generator: Generator,  # of the CPU; for warps and masks
@@ -56,13 +56,15 @@ class TrainingLoss:
         if views == 2:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
-        masks = draw_masks(features.shape, frames, augment, generator)
+        masks = draw_masks(features.shape, frames, augment, generator, device)
+        frames = frames.to(device, non_blocking=True)
         with computing_in(settings.precision, device):
             hidden, lengths = self._model.encode(features, frames, masks)
             output = self._model.output
             if is_flat:
                 labels = (batch.targets, lengths, batch.target_lengths)
-                return flat_start_loss(output, hidden, features, *labels)
+                loud = loudness(features, frames, self._model.frames_per_output)
+                return flat_start_loss(output, hidden, loud, *labels)
             labels = (targets.repeat(views, 1), lengths, target_lengths.repeat(views))
             hidden = hidden.transpose(0, 1)  # [T', B, S]
             if settings.loss == "linear_ctc":

@@ -56,11 +56,11 @@ class Packaged:
         """
         rate = self.config.features.sample_rate
         waveforms, speech = hear(waveforms.to(self.device), lengths.to(self.device), rate)
-        lengths = lengths.to(self.device).clamp(min=self.filter_bank.size)
+        lengths = lengths.clamp(min=self.filter_bank.size)
         short = max(0, self.filter_bank.size - waveforms.shape[1])
         waveforms = torch.nn.functional.pad(waveforms, (0, short))
         features, frames = self.filter_bank(waveforms, lengths)
-        log_probs, frames = self.network(features, frames)
+        log_probs, frames = self.network(features, frames.to(self.device))
         heard = features[:, :: self.model.frames_per_output, : self.config.features.num_mel_bins]
         in_tone = tones(heard, self.seconds_per_frame)[..., None]  # [B, T', 1]
         blank = torch.arange(log_probs.shape[2], device=log_probs.device) == 0

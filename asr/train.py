@@ -152,9 +152,7 @@ class Trainer:
         plain = self._plain_loader(self.train_set)
         chosen = range(0, len(self.train_set.utterances), step)
         for batch in plain.batches([[Entry(index, 1.0)] for index in chosen]):
-            features, _ = self.filter_bank(
-                batch.waveforms.to(self.device), batch.lengths.to(self.device)
-            )
+            features, _ = self.filter_bank(batch.waveforms.to(self.device), batch.lengths)
             frames = features[0].double().cpu()
             sums += torch.stack(
                 [torch.ones_like(frames[0]) * len(frames), frames.sum(0), frames.square().sum(0)]

@@ -61,10 +61,9 @@ class Update:
         torch.manual_seed(place)  # dropout, dither
         generator = Generator().manual_seed(place)
         device = self._model.output.weight.device
-        # Lengths first: the filter bank waits for them, which must not mean for all of the samples.
-        lengths = batch.lengths.to(device, non_blocking=True)
+        # Lengths stay on the host: until the end of the step nothing waits for a GPU.
         waveforms = batch.waveforms.to(device, non_blocking=True)
-        features, frames = self._filter_bank(waveforms, lengths)
+        features, frames = self._filter_bank(waveforms, batch.lengths)
         loss = self.loss(features, frames, batch, step, generator)
         own = len(batch.targets)
         self.optimizer.zero_grad()

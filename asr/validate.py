@@ -39,8 +39,8 @@ def validate(
     hypotheses: list[list[str]] = []
     plan = [order[k : k + _BATCH] for k in range(0, len(order), _BATCH)]
     for batch in loader.batches(plan[processes.rank :: processes.size]):
-        features = filter_bank(batch.waveforms.to(device), batch.lengths.to(device))
-        log_probs, frames = model(*features)
+        features, frames = filter_bank(batch.waveforms.to(device), batch.lengths)
+        log_probs, frames = model(features, frames.to(device))
         labels = (batch.targets, frames, batch.target_lengths)
         # Its log-softmax leaves log-probabilities as they are.
         loss += float(kernels.ctc_loss(log_probs.transpose(0, 1), *labels, reduction="sum"))

@@ -32,7 +32,7 @@ from asr.config import Config, parse_config
 from asr.data import Entry, Loader, read_manifest
 from asr.decode import greedy_decode
 from asr.features import FilterBank
-from asr.flat_start import flat_start_loss
+from asr.flat_start import flat_start_loss, loudness
 from asr.metrics import error_rate
 from asr.model import AcousticModel
 from asr.optimizer import build_optimizer, learning_rate
@@ -81,7 +81,8 @@ class Objective:
         hidden, lengths = model.encode(batch.features, batch.frames)
         labels = (batch.targets, lengths, batch.target_lengths)
         if step < self.terms.get("flat", 0):
-            return flat_start_loss(model.output, hidden, batch.features, *labels)
+            loud = loudness(batch.features, batch.frames, model.frames_per_output)
+            return flat_start_loss(model.output, hidden, loud, *labels)
         log_probs = model.output(hidden).log_softmax(-1).transpose(0, 1)  # [T', B, V]
         valid = torch.arange(len(log_probs))[:, None] < lengths
         offset = self._offset(log_probs.detach()[valid])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from asr import flat_start
-from asr.flat_start import flat_alignment, flat_start_loss
+from asr.flat_start import flat_alignment, flat_start_loss, loudness
 
 
 @given(
@@ -38,7 +38,7 @@ def test_quiet_frames_are_blank_and_loud_ones_are_shared_evenly():
 
 
 def test_the_loss_falls_where_the_network_agrees():
-    features = torch.tensor([-9.0, -9, 0, 0, 0, 0, 0, 0, -9, -9]).view(1, 10, 1)
+    loud = torch.tensor([[-9.0, -9, 0, 0, 0, 0, 0, 0, -9, -9]])
     right = torch.tensor([[0, 0, 5, 5, 6, 6, 7, 7, 0, 0]])
     output = nn.Linear(9, 9)
     nn.init.eye_(output.weight)
@@ -47,7 +47,7 @@ def test_the_loss_falls_where_the_network_agrees():
     def loss(labels: torch.Tensor) -> float:
         hidden = torch.full((1, 10, 9), -50.0).scatter(2, labels[..., None], 0.0)
         counts = torch.tensor([5, 6, 7]), torch.tensor([10]), torch.tensor([3])
-        return float(flat_start_loss(output, hidden, features, *counts).detach())
+        return float(flat_start_loss(output, hidden, loud, *counts).detach())
 
     assert loss(right) == 0
     assert loss(right.flip(1)) > 1
@@ -59,15 +59,28 @@ def test_chunks_are_the_mean_over_valid_frames_times_the_units(monkeypatch, logi
     generator = torch.Generator().manual_seed(0)
     output = nn.Linear(6, 9)
     hidden = torch.randn(2, 7, 6, generator=generator, requires_grad=True)
-    features = torch.randn(2, 28, 5, generator=generator)
+    loud = torch.randn(2, 7, generator=generator)
     labels = torch.tensor([5, 6, 7, 1, 2]), torch.tensor([7, 4]), torch.tensor([3, 2])
     inputs = (hidden, output.weight, output.bias)
-    loss = flat_start_loss(output, hidden, features, *labels)
-    loudness = features.mean(-1).unflatten(1, (7, 4)).mean(-1)
-    units = flat_alignment(loudness, labels[1], labels[0], labels[2])
+    loss = flat_start_loss(output, hidden, loud, *labels)
+    units = flat_alignment(loud, labels[1], labels[0], labels[2])
     frames = output(hidden).log_softmax(-1)[units >= 0]
     expected = -frames.gather(1, units[units >= 0, None]).mean() * 5
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(
         torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs)
     )
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=4), st.integers(1, 4), st.integers(0, 1000)
+)
+def test_padding_is_as_loud_as_the_end(lengths, factor, seed):
+    generator = torch.Generator().manual_seed(seed)
+    features = [torch.randn(length, 3, generator=generator) for length in lengths]
+    padded = nn.utils.rnn.pad_sequence(features, batch_first=True)
+    loud = loudness(padded, torch.tensor(lengths), factor)
+    for row, own in zip(loud, features, strict=True):
+        frames = own.mean(1)
+        alone = torch.cat([frames, frames[-1:].expand(-len(own) % factor)])
+        torch.testing.assert_close(row[: len(alone) // factor], alone.view(-1, factor).mean(1))

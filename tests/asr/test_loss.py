@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from asr.consistency import consistency_loss
 from asr.data import Batch
 from asr.denominator import log_denominator, unit_trigram
 from asr.errors import ConfigError
+from asr.features import FilterBank
 from asr.loss import TrainingLoss
 from asr.model import AcousticModel
 
@@ -157,3 +160,25 @@ def test_a_denominator_is_of_few_units():
     model = AcousticModel(_config(), 129)
     with pytest.raises(ConfigError, match=r"train.mmi: expected at most 128 units, .* got 129; "):
         TrainingLoss(model, _config(mmi=0.9), TARGETS)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{}, {"consistency": 0.2}, {"mmi": 0.5}, {"loss": "linear_ctc"}],
+    ids=["ctc", "views", "mmi", "linear"],
+)
+def test_a_step_waits_for_no_device(model, monkeypatch, train):
+    """On `meta` tensors have no values: whatever would read one, as of a GPU, raises."""
+    config = _config({"frequency_warp": 0.1, "time_masks": 2, "frequency_masks": 2}, **train)
+    waveforms, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
+    targets, counts = torch.tensor([1, 2, 3, 4]), torch.tensor([3, 1])
+    for name in ("ctc_loss", "linear_ctc_loss"):  # theirs is another test's
+        monkeypatch.setattr(kernels, name, lambda logits, *_, **__: logits.sum())
+    monkeypatch.setattr("asr.loss.computing_in", lambda *_: nullcontext())  # knows no meta
+    bank = FilterBank(config.features).to("meta")
+    features, frames = bank(waveforms.to("meta"), lengths)
+    loss = TrainingLoss(model.to("meta"), config, TARGETS)
+    batch = Batch(("a", "b"), waveforms, lengths, targets, counts)
+    value = loss(features, frames, batch, 0, torch.Generator().manual_seed(2))
+    value.backward()
+    assert value.device.type == "meta"

@@ -128,7 +128,9 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints, logs and the model.")],
     device: Device = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Instead of the recipe's.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many.")] = None,
     init: Annotated[
         Path | None, typer.Option(help="Model to start from; of other units, its encoder.")

@@ -116,7 +116,9 @@ class ModelConfig(_Table):
 class AugmentConfig(_Table):
     """What is done to training speech only."""
 
-    speeds: tuple[Annotated[float, Field(gt=0)], ...] = Field((0.9, 1.0, 1.1), min_length=1)
+    speeds: tuple[Annotated[float, Field(ge=0.1, le=10)], ...] = Field(
+        (0.9, 1.0, 1.1), min_length=1
+    )
     level: float = Field(0.0, ge=0)  # dB, uniform gain of +- this
     noise_probability: float = Field(0.0, ge=0, le=1)
     noise_snr: tuple[float, float] = (5.0, 30.0)  # dB, uniform
@@ -138,7 +140,7 @@ class AugmentConfig(_Table):
 class TrainConfig(_Table):
     """Optimisation."""
 
-    seed: int = 1
+    seed: int = Field(1, ge=0, lt=2**63)
     epochs: int = Field(30, gt=0)
     max_frames: int = Field(6000, gt=0)  # padded feature frames in a batch
     max_utterances: int = Field(64, gt=0)  # in a batch

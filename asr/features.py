@@ -68,7 +68,7 @@ class FilterBank(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # [B, T, D] float32, zero past the end; [B] int64 frames
         """Filterbank of each utterance, and its number of frames, which stays where `lengths` is.
 
-        With `lengths` on the host nothing waits for a GPU: the longest says how many frames to make.
+        With `lengths` on the host nothing waits for a GPU: the longest says how many to make.
         """
         counts = self.frames(lengths)
         num_frames = int(counts.max()) if len(counts) else 0

@@ -51,11 +51,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def reserved(folder: Path) -> Iterator[None]:
+def reserved(folder: Path, *parts: str) -> Iterator[None]:
     """Make `folder` if needed, and keep other trainings out; the system lets go of a killed one's.
 
-    On a file system without locks nobody is kept out. A folder made here goes again if nothing
-    has come into it.
+    What a killed one left half written goes, in the folder and in its `parts`. On a file system
+    without locks nobody is kept out. A folder made here goes again if nothing has come into it.
 
     Raises:
         AsrError: another one is at work there.
@@ -72,6 +72,10 @@ def reserved(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
+        else:
+            for place in (folder, *(folder / part for part in parts)):
+                for partial in place.glob(".*.partial"):
+                    partial.unlink(missing_ok=True)
         try:
             yield
         finally:

@@ -22,7 +22,8 @@ def loudness(
     """Mean log energy of each output frame; past its end an utterance stays as loud as it ended."""
     steps = torch.arange(-(-features.shape[1] // factor) * factor, device=features.device)
     valid = torch.minimum(steps, (frames - 1).clamp(min=0)[:, None])  # [B, T' factor]
-    return features.mean(-1).gather(1, valid).unflatten(1, (-1, factor)).mean(-1)
+    parts: Tensor = features.mean(-1).gather(1, valid).unflatten(1, (-1, factor))
+    return parts.mean(-1)
 
 
 def flat_alignment(

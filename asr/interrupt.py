@@ -35,4 +35,4 @@ class Interrupt:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        self._say("interrupted: stops after this step; Ctrl-C again stops at once")
+        self._say("interrupted: stops where nothing is half done; Ctrl-C again stops at once")

@@ -31,7 +31,7 @@ MEAN_SECONDS = 12.3
 RATES = {"subword": 4.0, "phoneme": 10.0, "character": 14.0}
 
 #: How many there are; of subwords the recipe says it.
-UNITS = {"phoneme": 40, "character": 29}
+UNITS = {"phoneme": 40, "character": 39}
 
 
 def noise_batches(config: Config, units: int, steps: int, pin: bool) -> list[Batch]:

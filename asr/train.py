@@ -71,7 +71,8 @@ class Trainer:
         if resumed:
             check_recipe(self.checkpoint, config)
         start = None if init is None or resumed else _start(init, config)
-        theirs = start.tokenizer if start and start.config.units.kind == config.units.kind else None
+        same_units = start is not None and start.config.units.kind == config.units.kind
+        theirs = start.tokenizer if start and same_units and not config.units.lexicon else None
         self.tokenizer = self._tokenizer(train_set, theirs)
         torch.manual_seed(self.settings.seed)
         self.filter_bank = FilterBank(config.features).to(device)
@@ -93,7 +94,7 @@ class Trainer:
         self.valid_loader = self._plain_loader(self.valid_set)
         if start is not None:
             weights = start.directory / "model.safetensors"
-            load_weights(self.model, weights, output=theirs is not None)
+            load_weights(self.model, weights, output=same_units)
         self.model.to(device)
         targets = self.train_set.targets
         self.update = Update(self.model, self.filter_bank, config, targets, processes)
@@ -173,14 +174,18 @@ class Trainer:
         self._report_corpora()
         self.log.rewind(self.state.step, self.state.epoch)
         last = None if max_steps is None else self.state.step + max_steps
-        with self.log, Interrupt(self.log.say) as interrupt:
-            while not self._is_over(last):
-                if self._epoch(last, interrupt):
-                    self._finish_epoch()
-                if self._agreed(interrupt):  # saved by then
-                    self.log.say(f"interrupted at step {self.state.step}; the same command resumes")
-                    raise KeyboardInterrupt
-            self._save()
+        with self.log:
+            with Interrupt(self.log.say) as interrupt:
+                while not self._is_over(last):
+                    if self._epoch(last, interrupt):
+                        self._save()  # whatever becomes of the validation
+                        self._finish_epoch()
+                    if self._agreed(interrupt):
+                        self._save()
+                        step = self.state.step
+                        self.log.say(f"interrupted at step {step}; the same command resumes")
+                        raise KeyboardInterrupt
+                self._save()
             return self._write_model()
 
     def _agreed(self, interrupt: Interrupt) -> bool:
@@ -355,10 +360,9 @@ class Trainer:
         if best:
             model.load_state_dict(self.best.average(history))
         loss, rate = validate(model, self.filter_bank, self.tokenizer, self.valid_loader)
-        self.log.say(
-            f"mean of epochs {sorted(best)}: validation loss {loss:.3f}, {self.metric} {rate:.2%}"
-        )
-        card = _card(self.config, self.train_set.seconds, self.metric, rate, best)
+        weights = f"mean of epochs {sorted(best)}" if best else f"step {self.state.step}"
+        self.log.say(f"{weights}: validation loss {loss:.3f}, {self.metric} {rate:.2%}")
+        card = _card(self.config, self.train_set.seconds, self.metric, rate, weights)
         save_model_dir(directory, self.config, model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
         return directory
@@ -367,7 +371,11 @@ class Trainer:
 def _start(init: Path, config: Config) -> Packaged:
     """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    if others := other_network(start.config, config):
+    others = other_network(start.config, config)
+    theirs, ours = start.config.units, config.units
+    if theirs.kind == ours.kind == "subword" and theirs.vocab_size != ours.vocab_size:
+        others = f"[units] has vocab_size = {theirs.vocab_size} (expected: {ours.vocab_size})"
+    if others:
         raise ModelError(
             f"{init}: its {others}; take that into the recipe, or train without --init"
         )
@@ -378,11 +386,11 @@ def _manifest(data: Path, name: str) -> list[Utterance]:
     return read_manifest(data / f"{name}.jsonl.gz")
 
 
-def _card(config: Config, seconds: float, metric: str, rate: float, epochs: list[int]) -> str:
+def _card(config: Config, seconds: float, metric: str, rate: float, weights: str) -> str:
     return (
         f"# {config.name}\n\n"
         f"Trained by `asr train` on {', '.join(config.data.train)}: {seconds / 3600:.2f} h of "
-        f"speech.\nMean of the weights after epochs {sorted(epochs)}. "
+        f"speech.\nWeights: {weights}. "
         f"{metric} (greedy) on {', '.join(config.data.valid)}: {rate:.2%}.\n\n"
         "`config.toml` is the whole recipe. The licence of the weights follows from the data's.\n"
     )
@@ -406,8 +414,9 @@ def train(
         out: folder that comes to hold the training and, in `out/model`, the model directory.
         device: see `choose_device`.
         max_steps: stop after so many steps of this call.
-        init: model directory to begin with: its weights and its units; of a model of another
-            kind of units all but the output layer. A training that is resumed does not look at it.
+        init: model directory to begin with: its weights and its units, but for a lexicon that the
+            recipe names; of a model of another kind of units all but the output layer. A training
+            that is resumed does not look at it.
         workers: threads that read and augment audio; None: see `Processes.loading_threads`.
 
     Raises:
@@ -418,6 +427,6 @@ def train(
     """
     with (
         joined(device) as (processes, device),
-        reserved(out) if processes.is_first else nullcontext(),
+        reserved(out, "epochs", "model") if processes.is_first else nullcontext(),
     ):
         return Trainer(config, data, out, device, init, workers, processes).run(max_steps)

@@ -42,7 +42,7 @@ def test_unknown_table_names_the_valid_ones(tmp_path):
             "features: expected frame_shift from 0.0625 ms, one sample, .*: got 0.01 and 25$",
         ),
         ('name = "x"\n[augment]\nspeeds = []\n', "augment.speeds: .*at least 1 item"),
-        ('name = "x"\n[augment]\nspeeds = [0.0]\n', "augment.speeds.0: .*greater than 0, got 0.0"),
+        ('name = "x"\n[augment]\nspeeds = [0.0]\n', "augment.speeds.0: .*equal to 0.1, got 0.0"),
         (
             'name = "x"\n[features]\nlow_freq = 9000\n',
             "features: expected low_freq < high_freq <= 8000 Hz, .*: got 9000 and 7600$",

@@ -95,3 +95,15 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", flock)
     with reserved(tmp_path), reserved(tmp_path):
         pass
+
+
+def test_what_a_killed_training_left_half_written_goes(tmp_path: Path) -> None:
+    folders = [tmp_path, tmp_path / "epochs", tmp_path / "another"]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / ".weights.safetensors.123.partial").write_text("a part")
+        (folder / "weights.safetensors").write_text("all")
+    with reserved(tmp_path, "epochs", "model"):
+        left = [len(list(folder.glob("*.partial"))) for folder in folders]
+        assert left == [0, 0, 1]
+    assert all((folder / "weights.safetensors").exists() for folder in folders)

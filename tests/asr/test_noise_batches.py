@@ -3,7 +3,14 @@
 import pytest
 
 from asr.config import Config, DataConfig, TrainConfig, UnitConfig
-from asr.noise_batches import MEAN_SECONDS, durations, noise_batches
+from asr.noise_batches import MEAN_SECONDS, UNITS, durations, noise_batches
+from asr.tokenizer import build_tokenizer
+
+
+@pytest.mark.parametrize("kind", UNITS)
+def test_units_are_as_many_as_a_tokenizer_has(kind: str) -> None:
+    units = UnitConfig.model_validate({"kind": kind})
+    assert len(build_tokenizer(units, []).units) == UNITS[kind]
 
 
 def test_durations_have_the_mean_that_is_said() -> None:

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -9,18 +8,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tones import RECIPE, prepare, say, tones_recipe
 
 import asr.checkpoint
 import asr.train
 from asr.checkpoint import EpochScore
-from asr.config import Config, parse_config
+from asr.config import parse_config
 from asr.data import Entry
 from asr.errors import AsrError, ConfigError, DataError, ModelError
 from asr.files import reserved
@@ -29,62 +28,12 @@ from asr.select import Corpus
 from asr.train import Trainer, train
 from asr.train_log import TrainingLog
 
-WORDS = ("AB", "BA", "CAB", "ACB", "BC", "CC A", "B A C", "ABBA")
-TONES = {"A": 400.0, "B": 1100.0, "C": 2500.0, " ": 0.0}
-
-
-def _say(text: str) -> np.ndarray:
-    """A tone for each letter, with a gap after it."""
-    seconds = np.arange(int(0.12 * 16000)) / 16000
-    tones = [0.3 * np.sin(2 * np.pi * TONES[letter] * seconds) for letter in text]
-    gap = np.zeros(int(0.06 * 16000))
-    noise = np.random.default_rng(len(text)).normal(0, 0.003, 16000 * 10)
-    speech = np.concatenate([gap, *(np.concatenate([tone, gap]) for tone in tones)])
-    return speech + noise[: len(speech)]
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from asr.prepare import prepare_tsv
-
-    source = tmp_path_factory.mktemp("tones")
-    rows = ["path\tsplit\ttranscript"]
-    for copy in range(3):
-        for word in WORDS:
-            name = f"{word.replace(' ', '_')}_{copy}.wav"
-            soundfile.write(source / name, _say(word), 16000)
-            rows.append(f"{name}\ttrain\t{word}")
-    soundfile.write(source / "long.wav", _say("AB"), 16000)
-    rows.append(f"long.wav\ttrain\t{'AABB' * 30}")  # 120 letters, 60 of them repeats
-    for word in WORDS:
-        name = f"{word.replace(' ', '_')}_dev.wav"
-        soundfile.write(source / name, _say(word), 16000)
-        rows.append(f"{name}\tdev\t{word}")
-    (source / "utterances.tsv").write_text("\n".join(rows) + "\n")
     out = tmp_path_factory.mktemp("manifests")
-    prepare_tsv(source, out, "tones")
+    prepare(tmp_path_factory.mktemp("tones"), out)
     return out
-
-
-RECIPE = {
-    "name": "tones",
-    "data": {"train": ["tones_train"], "valid": ["tones_dev"]},
-    "units": {"kind": "character"},
-    "model": {"conv_channels": 4, "num_layers": 1, "hidden_size": 24, "dropout": 0.1},
-    "augment": {"speeds": [1.0, 1.1], "frequency_mask_bins": 4, "time_mask_frames": 4},
-    "train": {
-        "epochs": 40,
-        "max_frames": 600,
-        "learning_rate": 0.02,
-        "warmup_steps": 10,
-        "decay_from": 0.6,
-        "checkpoint_steps": 3,
-    },
-}
-
-
-def _recipe(**train: object) -> Config:
-    return parse_config(RECIPE | {"train": RECIPE["train"] | train}, "test")  # type: ignore[operator]
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:
@@ -92,19 +41,19 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_learns_a_tiny_corpus_to_zero_error_and_transcribes_it(data, tmp_path):
-    directory = train(_recipe(), data, tmp_path, device="cpu")
+    directory = train(tones_recipe(), data, tmp_path, device="cpu")
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     epochs = [record for record in records if "error_rate" in record]
     assert min(record["error_rate"] for record in epochs) == 0
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").iterdir())
     recording = tmp_path / "new.wav"
-    soundfile.write(recording, _say("CAB BA"), 16000)
+    soundfile.write(recording, say("CAB BA"), 16000)
     assert load_model(directory).transcribe(recording).text == "CAB BA"
 
 
 def test_what_cannot_be_aligned_is_listed_by_name(data, tmp_path):
-    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    train(tones_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
     rows = (tmp_path / "excluded.tsv").read_text().splitlines()
     assert len(rows) == 2
     assert "long" in rows[1]
@@ -127,7 +76,7 @@ def test_what_is_done_to_features_reaches_the_network(data, tmp_path, augment):
 
 def test_resuming_between_any_steps_changes_nothing(data, tmp_path):
     random = {"level": 6.0, "noise_probability": 0.5, "frequency_warp": 0.2}
-    recipe = _recipe(epochs=3, consistency=0.2, mmi=0.9)
+    recipe = tones_recipe(epochs=3, consistency=0.2, mmi=0.9)
     recipe = recipe.model_copy(
         update={
             "augment": recipe.augment.model_copy(update=random),
@@ -156,7 +105,7 @@ def _steps(out: Path) -> list[int]:
 def test_records_of_steps_that_are_taken_again_come_once(data, tmp_path, monkeypatch):
     """Killed between checkpoints, and in the very epoch that a checkpoint ended."""
     monkeypatch.setattr(asr.train, "_LOG_STEPS", 1)
-    recipe = _recipe(epochs=3)
+    recipe = tones_recipe(epochs=3)
     Trainer(recipe, data, tmp_path / "whole").run()
     trainer = Trainer(recipe, data, tmp_path / "killed")
     trainer.run(len(trainer._plan()))  # an epoch
@@ -178,12 +127,12 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
     program = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from tests.asr.test_train import _recipe
+        from tones import tones_recipe
         from asr.train import train
-        train(_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
+        train(tones_recipe(epochs=6), Path(sys.argv[1]), Path(sys.argv[2]), device="cpu")
     """)
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": str(here), "OMP_NUM_THREADS": "1"}
 
     def start(out: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", program, str(data), str(tmp_path / out)]
@@ -209,7 +158,7 @@ def test_kill_9_then_resume_ends_with_the_same_bits(data, tmp_path):
 
 
 def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, capsys):
-    trainer = Trainer(_recipe(epochs=2), data, tmp_path)
+    trainer = Trainer(tones_recipe(epochs=2), data, tmp_path)
     loss = trainer.update.loss
     bad = iter([False, True, True])
     monkeypatch.setattr(
@@ -224,7 +173,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(data, tmp_path, monkeypatch, c
 @pytest.mark.parametrize("flat_start_steps", [0, 1])
 def test_both_losses_train_alike(data, tmp_path, flat_start_steps):
     def two_steps(loss: str) -> Trainer:
-        recipe = _recipe(loss=loss, flat_start_steps=flat_start_steps)
+        recipe = tones_recipe(loss=loss, flat_start_steps=flat_start_steps)
         trainer = Trainer(recipe, data, tmp_path / loss)
         trainer.run(2)
         return trainer
@@ -240,11 +189,11 @@ def test_both_losses_train_alike(data, tmp_path, flat_start_steps):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
-    recipe = _recipe(precision=precision)
+    recipe = tones_recipe(precision=precision)
     batch = Trainer(recipe, data, tmp_path).loader.load([Entry(0, 1.0), Entry(5, 1.0)])
 
     def results(loss: str) -> tuple[torch.Tensor, ...]:
-        trainer = Trainer(_recipe(precision=precision, loss=loss), data, tmp_path / loss)
+        trainer = Trainer(tones_recipe(precision=precision, loss=loss), data, tmp_path / loss)
         trainer.model.eval()
         features, frames = trainer.filter_bank(batch.waveforms, batch.lengths)
         generator = torch.Generator().manual_seed(0)
@@ -259,14 +208,14 @@ def test_both_losses_and_their_gradients_are_alike(data, tmp_path, precision):
 
 
 def test_a_large_vocabulary_never_meets_a_batch_whole(data, tmp_path, monkeypatch):
-    trainer = Trainer(_recipe(loss="linear_ctc"), data, tmp_path)
+    trainer = Trainer(tones_recipe(loss="linear_ctc"), data, tmp_path)
     monkeypatch.setattr(trainer.model.output, "forward", lambda hidden: pytest.fail("all logits"))
     trainer._step(trainer.loader.load([Entry(0, 1.0)]), 1e-3)
     assert trainer.state.epoch_loss > 0
 
 
 def test_a_loss_that_is_not_finite_is_skipped(data, tmp_path, capsys):
-    trainer = Trainer(_recipe(), data, tmp_path)
+    trainer = Trainer(tones_recipe(), data, tmp_path)
     batch = trainer.loader.load([Entry(0, 1.0)])
     endless = torch.ones(1000, dtype=torch.int64)  # more than there are frames: inf, gradient 0
     trainer._step(replace(batch, targets=endless, target_lengths=torch.tensor([1000])), 1e-3)
@@ -276,7 +225,7 @@ def test_a_loss_that_is_not_finite_is_skipped(data, tmp_path, capsys):
 
 
 def test_an_interrupt_saves_first(data, tmp_path, monkeypatch):
-    recipe = _recipe(epochs=2, checkpoint_steps=1000)
+    recipe = tones_recipe(epochs=2, checkpoint_steps=1000)
     trainer = Trainer(recipe, data, tmp_path)
     step = trainer._step
 
@@ -294,8 +243,28 @@ def test_an_interrupt_saves_first(data, tmp_path, monkeypatch):
         assert torch.equal(again.model.state_dict()[name], value), name
 
 
+def test_a_fault_in_validation_costs_no_step(data, tmp_path, monkeypatch):
+    recipe = tones_recipe(epochs=1, checkpoint_steps=1000)
+
+    def fail(*_: object) -> None:
+        raise DataError("a recording is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("asr.train.validate", fail)
+        with pytest.raises(DataError, match="gone"):
+            Trainer(recipe, data, tmp_path / "a").run()
+    resumed = Trainer(recipe, data, tmp_path / "a")
+    assert resumed.state.step > 0
+    steps = resumed.state.step
+    resumed.run()
+    assert resumed.state.step == steps
+    Trainer(recipe, data, tmp_path / "b").run()
+    whole, again = _weights(tmp_path / "b"), _weights(tmp_path / "a")
+    assert all(torch.equal(again[name], value) for name, value in whole.items())
+
+
 def test_an_interrupt_while_an_epoch_is_scored_counts_it_once(data, tmp_path, monkeypatch):
-    trainer = Trainer(_recipe(epochs=3), data, tmp_path)
+    trainer = Trainer(tones_recipe(epochs=3), data, tmp_path)
     plot = trainer.log.plot
 
     def interrupted(history: list[EpochScore]) -> None:
@@ -305,13 +274,13 @@ def test_an_interrupt_while_an_epoch_is_scored_counts_it_once(data, tmp_path, mo
     monkeypatch.setattr(trainer.log, "plot", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
-    state = Trainer(_recipe(epochs=3), data, tmp_path).state
+    state = Trainer(tones_recipe(epochs=3), data, tmp_path).state
     assert (state.epoch, len(state.history)) == (1, 1)
 
 
 def test_an_epoch_that_is_scored_again_is_recorded_once(data, tmp_path, monkeypatch):
     """Killed between its record and its checkpoint, after one that its last step made."""
-    recipe = _recipe(epochs=2, checkpoint_steps=1)
+    recipe = tones_recipe(epochs=2, checkpoint_steps=1)
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLog, "plot", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -322,7 +291,7 @@ def test_an_epoch_that_is_scored_again_is_recorded_once(data, tmp_path, monkeypa
 
 
 def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
-    trainer = Trainer(_recipe(epochs=2, checkpoint_steps=1000), data, tmp_path)
+    trainer = Trainer(tones_recipe(epochs=2, checkpoint_steps=1000), data, tmp_path)
 
     def interrupted(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -338,7 +307,7 @@ def test_a_second_interrupt_stops_at_once(data, tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_network_is_named(data, tmp_path):
     """The recipe may be the same: the code that makes a network of it changes, too."""
-    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    train(tones_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
     path = tmp_path / "checkpoint.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -346,24 +315,24 @@ def test_a_checkpoint_of_another_network_is_named(data, tmp_path):
     tensors["model.renamed"] = tensors.pop("model.output.bias")
     save_file(tensors, path, metadata)
     with pytest.raises(ModelError, match=r"another network.*; train into a new folder") as error:
-        train(_recipe(epochs=1), data, tmp_path, device="cpu")
+        train(tones_recipe(epochs=1), data, tmp_path, device="cpu")
     assert "\n" not in str(error.value)
 
 
 def test_another_recipe_does_not_resume(data, tmp_path):
-    train(_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
+    train(tones_recipe(epochs=1), data, tmp_path, device="cpu", max_steps=1)
     for key, value in {"model": {"num_layers": 9}, "units": {"kind": "subword"}}.items():
         (setting,) = value
         with pytest.raises(ModelError, match=f"another recipe, with other {key}.{setting};"):
             train(parse_config(RECIPE | {key: RECIPE[key] | value}, ""), data, tmp_path)
     with pytest.raises(ModelError, match=r"with other train\.seed, train\.learning_rate;"):
-        train(_recipe(epochs=1, learning_rate=1e-9, seed=9), data, tmp_path, device="cpu")
+        train(tones_recipe(epochs=1, learning_rate=1e-9, seed=9), data, tmp_path, device="cpu")
 
 
 def test_other_data_is_noticed(data, tmp_path, monkeypatch, capsys):
     for checksum, noticed in (1, False), (1, False), (2, True):
         monkeypatch.setattr(Corpus, "checksum", checksum)
-        train(_recipe(), data, tmp_path, device="cpu", max_steps=1)
+        train(tones_recipe(), data, tmp_path, device="cpu", max_steps=1)
         assert ("training data is not what it was" in capsys.readouterr().err) == noticed
 
 
@@ -374,76 +343,34 @@ def test_a_full_disk_is_one_line(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(asr.checkpoint, "save_file", full)
     with pytest.raises(OSError, match=r"checkpoint\.safetensors: .* No space left on device"):
-        train(_recipe(epochs=1), data, tmp_path, device="cpu")
+        train(tones_recipe(epochs=1), data, tmp_path, device="cpu")
     assert not list(tmp_path.glob(".*"))
 
 
 def test_one_training_at_a_time_in_a_folder(data, tmp_path):
     """Two would write each other's checkpoints, and delete each other's epochs."""
-    recipe = _recipe(epochs=1)
+    recipe = tones_recipe(epochs=1)
     with reserved(tmp_path / "out"), pytest.raises(AsrError, match=r"another.*; wait for its end"):
         train(recipe, data, tmp_path / "out", device="cpu", max_steps=1)
     assert train(recipe, data, tmp_path / "out", device="cpu", max_steps=1).is_dir()
 
 
 def test_a_training_can_be_made_longer(data, tmp_path):
-    train(_recipe(epochs=1), data, tmp_path, device="cpu")
-    trainer = Trainer(_recipe(epochs=2), data, tmp_path)
+    train(tones_recipe(epochs=1), data, tmp_path, device="cpu")
+    trainer = Trainer(tones_recipe(epochs=2), data, tmp_path)
     assert trainer.state.epoch == 1
     trainer.run()
     assert [score.epoch for score in trainer.state.history] == [0, 1]
 
 
-def test_starting_from_a_model_of_other_units(data, tmp_path):
-    first = train(_recipe(epochs=1), data, tmp_path / "a", device="cpu")
-    recipe = _recipe(epochs=1)
-    other = "character" if recipe.units.kind != "character" else "phoneme"
-    recipe = recipe.model_copy(update={"units": recipe.units.model_copy(update={"kind": other})})
-    trainer = Trainer(recipe, data, tmp_path / "b", init=first)
-    theirs = load_file(first / "model.safetensors")
-    for name, value in trainer.model.state_dict().items():
-        if name.startswith("output."):
-            assert len(value) == len(trainer.tokenizer.units) != len(theirs[name])
-        else:
-            assert torch.equal(value, theirs[name].float())
-    trainer.run(1)
-    shutil.rmtree(first)  # a training that is resumed needs it no more
-    assert Trainer(recipe, data, tmp_path / "b", init=first).run()
-
-
 def test_stops_when_nothing_gets_better(data, tmp_path):
-    trainer = Trainer(_recipe(epochs=30, learning_rate=1e-9, patience=2), data, tmp_path)
+    trainer = Trainer(tones_recipe(epochs=30, learning_rate=1e-9, patience=2), data, tmp_path)
     trainer.run()
     assert len(trainer.state.history) == 3
 
 
-def test_starting_from_a_model(data, tmp_path):
-    first = train(_recipe(epochs=1), data, tmp_path / "a", device="cpu")
-    trainer = Trainer(_recipe(epochs=2), data, tmp_path / "b", init=first)
-    expected = load_file(first / "model.safetensors")
-    for name, value in trainer.model.state_dict().items():
-        assert torch.equal(value, expected[name].float())
-
-
-@pytest.mark.parametrize(
-    ("table", "key", "value", "theirs"),
-    [("features", "low_freq", 100.0, 20.0), ("model", "hidden_size", 16, 24)],
-)
-def test_a_model_with_other_settings_is_no_start(data, tmp_path, table, key, value, theirs):
-    """With other features its weights would fit, and mean something else."""
-    train(_recipe(epochs=1), data, tmp_path / "one", device="cpu", max_steps=1)
-    init = tmp_path / "one" / "model"
-    other = parse_config(RECIPE | {table: {**RECIPE.get(table, {}), key: value}}, "test")
-    reason = rf"its \[{table}\] has {key} = {theirs} \(expected: {value}\); take"
-    with pytest.raises(ModelError, match=reason):
-        train(other, data, tmp_path / "two", init=init)
-    assert not (tmp_path / "two" / "tokenizer").exists()
-    noisy = parse_config(RECIPE | {"features": {"dither": 1e-4}}, "test")  # of training only
-    assert train(noisy, data, tmp_path / "three", device="cpu", init=init, max_steps=1).is_dir()
-
-
 def test_no_data(tmp_path):
     with pytest.raises(DataError, match="asr prepare"):
-        train(_recipe(), tmp_path, tmp_path / "out", device="cpu")
+        train(tones_recipe(), tmp_path, tmp_path / "out", device="cpu")
     with pytest.raises((DataError, ConfigError), match="train and valid"):
         train(parse_config({"name": "x"}, "here"), tmp_path, tmp_path / "out", device="cpu")

@@ -20,7 +20,9 @@ def _run() -> int:
     """The exit status, whatever happens before there is a command that could say it."""
     try:
         from asr.cli import run
+        from asr.memory import keep_freed_memory
 
+        keep_freed_memory()
         run()
     except KeyboardInterrupt:
         print("asr: interrupted", file=sys.stderr)

@@ -10,7 +10,7 @@ import random
 import zlib
 from collections import deque
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from asr.config import AugmentConfig
 from asr.errors import AudioError, DataError
 from asr.table import read_table
 from asr.text import normalize
+from asr.threads import one_core_each
 
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
 _NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
@@ -233,9 +234,7 @@ class Loader:
         Raises:
             AudioError: as `load`, in the turn of the batch.
         """
-        torch.get_num_threads()  # fixes this thread's, before the others change what is inherited
-        # Each of them on one core: resampling would start as many threads again in every one.
-        pool = ThreadPoolExecutor(self.workers, "load", torch.set_num_threads, (1,))
+        pool = one_core_each(self.workers, "load")  # resampling would start more in every one
         pending: deque[Future[Batch]] = deque()
         try:
             for entries in plan:

@@ -6,7 +6,6 @@ at a time, and the network waits for them. So the others follow once there is en
 talk through pipes, and end with the one that started them, however that ends.
 """
 
-import ctypes
 import logging
 import os
 import pickle
@@ -26,13 +25,13 @@ from typing import IO, Any
 
 from asr.config import DecodeConfig
 from asr.errors import AsrError, DataError
+from asr.memory import merge_freed_blocks
 from asr.tokenizer import Tokenizer
 from asr.word_graph import WordGraph, find_language_model, load_word_graph
 from asr.word_search import Alternatives, Columns, WordSearch
 
 _WORTH_STARTING = 2.0  # seconds spent on searching: about what a process needs to be ready
 _MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
-_M_MXFAST = 1  # of mallopt(3): bytes up to which a freed block is not merged
 # Modules are looked for where this process finds them, whatever lies in the working directory.
 _SERVE = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -294,7 +293,7 @@ def serve(answer: int) -> None:
     Args:
         answer: descriptor of the pipe that takes the answers.
     """
-    _merge_at_once()
+    merge_freed_blocks()
     questions = sys.stdin.buffer
     with suppress(OSError, EOFError, pickle.UnpicklingError), os.fdopen(answer, "wb") as answers:
         try:
@@ -309,16 +308,6 @@ def serve(answer: int) -> None:
             if search is None or search.config != config:
                 search = WordSearch(config, graph)
             _send(answers, search(columns))
-
-
-def _merge_at_once() -> None:
-    """Have glibc merge a freed block with its neighbours at once, however small it is.
-
-    Of the blocks that flashlight frees for each frame it would make lists, and merge those all
-    together whenever something large is freed: a tenth of the search's time, or more.
-    """
-    with suppress(AttributeError, OSError):  # another libc
-        ctypes.CDLL(None).mallopt(_M_MXFAST, 0)
 
 
 def _send(stream: IO[bytes], message: object) -> None:

@@ -1,9 +1,10 @@
 """Recordings -> transcripts with the time and confidence of each word.
 
-Three stages work at the same time: threads read and cut files, the calling thread runs the
-network on segments of like length, of whichever files they are, and further threads search for
-the words, or have processes do it. Memory is bounded: by the segments of two pools, not by the
-number or length of files.
+Three stages work at the same time: threads read and cut files, others run the network on segments
+of like length, of whichever files they are, and further ones search for the words, or have processes
+do it. On a CPU each thread that runs the network has a batch and a core of its own: two cores on
+one batch wait for each other at every operator. Memory is bounded: by the segments of two pools
+and the batches under way, not by the number or length of files.
 """
 
 from collections import deque
@@ -25,15 +26,17 @@ from asr.decode import Decoder
 from asr.errors import AudioError
 from asr.model_dir import Packaged
 from asr.segment import Segment, segments
+from asr.threads import one_core_each
 from asr.word_search import Hypothesis
 
 _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once
-_POOL_BATCHES = 2  # whose segments are sorted by length: 31 MB on a CPU
+_POOL_BATCHES = 4  # whose segments are sorted by length: 31 MB on a CPU
 _FIRST_SECONDS = 60.0  # of audio in the first pool, so that the search need not wait for long
-_BATCHES_AHEAD = 4  # batches that may wait for the search
+_BATCHES_AHEAD = 2  # batches that may wait for the search
+_NETWORKS = 4  # batches that are in the network at most, each with up to 0.2 GB
 _SEARCHERS = 2  # batches whose words are sought, so that no process waits for a batch's last
-_CPU_SECONDS = 240.0  # padded audio in a batch; with 60 a long file took a quarter longer
+_CPU_SECONDS = 120.0  # padded audio in a batch
 _GPU_SECONDS = 600.0
 
 _Source = tuple[str, Iterator[Tensor]]  # name, blocks of samples [n]
@@ -175,9 +178,12 @@ class Recognizer:
         return result
 
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
-        readers = ThreadPoolExecutor(_READERS, "asr-read")
-        pooler = ThreadPoolExecutor(1, "asr-pool")
-        searcher = ThreadPoolExecutor(_SEARCHERS, "asr-search")
+        threads = torch.get_num_threads()
+        networks = min(threads, _NETWORKS) if self.packaged.device == "cpu" else 1
+        readers = one_core_each(_READERS, "asr-read")
+        pooler = one_core_each(1, "asr-pool")
+        network = one_core_each(networks, "asr-network", threads // networks)
+        searcher = one_core_each(_SEARCHERS, "asr-search")
         files: deque[_File] = deque()  # not yet handed out, in order
         searches: deque[_Search] = deque()
         pools = self._pools(sources, readers)
@@ -187,14 +193,14 @@ class Recognizer:
                 pooling = pooler.submit(next, pools, None)
                 pieces = self._pieces(pool, files)
                 for batch in _batches(pieces, int(self.batch_seconds * self.sample_rate)):
-                    search = searcher.submit(self._search, batch, *self._emissions(batch))
-                    searches.append((batch, search))
-                    _collect(searches, at_most=_BATCHES_AHEAD)
+                    heard = network.submit(self._emissions, batch)
+                    searches.append((batch, searcher.submit(self._search, batch, heard)))
+                    _collect(searches, at_most=networks + _BATCHES_AHEAD)
                     yield from self._finished(files)
             _collect(searches, at_most=0)
             yield from self._finished(files)
         finally:
-            for executor in (pooler, readers, searcher):
+            for executor in (pooler, readers, network, searcher):
                 executor.shutdown(cancel_futures=True)
 
     def _pools(
@@ -256,7 +262,10 @@ class Recognizer:
         return self.packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
 
     @torch.inference_mode()
-    def _search(self, batch: list[_Piece], log_probs: Tensor, lengths: Tensor) -> list[list[Word]]:
+    def _search(
+        self, batch: list[_Piece], heard: Future[tuple[Tensor, Tensor]]
+    ) -> list[list[Word]]:
+        log_probs, lengths = heard.result()
         hypotheses = self.decoder(log_probs.cpu(), lengths.cpu())
         return [
             self._words(hypothesis, piece.segment)

@@ -87,7 +87,7 @@ def _suits_packed(
 
     Of ATen's operators for CPUs only the LSTM in float32 and below is oneDNN's, whose steps are
     faster, with several threads above all. With lengths `packed` leaves the padding out, and wins
-    where gradients are enabled for many utterances, or disabled on one thread.
+    with many utterances where gradients are enabled, or where a fifth is padding, on one thread.
     """
     if x.device.type != "cpu" or weights[0].hr is not None:
         return False
@@ -95,9 +95,12 @@ def _suits_packed(
         return False
     if variant or cell != "lstm" or x.dtype == torch.float64 or torch.compiler.is_compiling():
         return True
-    if lengths is None:
+    (T, B, _) = x.shape
+    if lengths is None or B < 16:
         return False
-    return x.shape[1] >= 16 if torch.is_grad_enabled() else torch.get_num_threads() == 1
+    if torch.is_grad_enabled():
+        return True
+    return torch.get_num_threads() == 1 and int(lengths.sum()) < 0.8 * T * B
 
 
 def _suits_one_step(cell: Cell, x: Tensor, weights: list[Weights], variant: bool) -> bool:

@@ -1,0 +1,28 @@
+"""Pools of threads, each of which computes on a core of its own."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import torch
+
+
+def one_core_each(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
+    """A pool of threads for which torch computes on one core, or on `cores` of them.
+
+    Threads that share torch's own would wait for each other at the end of every operator. A number
+    that is set in a thread holds there, but also in those that torch has yet to see, which may be
+    anybody's: so all of the pool start here, and then the caller's number is set again.
+    """
+    inherited = torch.get_num_threads()
+    started = Barrier(count + 1)
+
+    def begin() -> None:
+        torch.set_num_threads(cores)
+        started.wait()
+
+    pool = ThreadPoolExecutor(count, name)
+    for _ in range(count):
+        pool.submit(begin)
+    started.wait()
+    torch.set_num_threads(inherited)
+    return pool

@@ -1,4 +1,4 @@
-"""What glibc's malloc does with freed memory, for processes of our own; elsewhere nothing happens."""
+"""What glibc's malloc does with freed memory, in processes of our own; elsewhere nothing."""
 
 import ctypes
 from contextlib import suppress

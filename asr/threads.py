@@ -17,6 +17,7 @@ def one_core_each(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
     started = Barrier(count + 1)
 
     def begin() -> None:
+        torch.get_num_threads()  # torch gives a thread the inherited number when it first asks
         torch.set_num_threads(cores)
         started.wait()
 

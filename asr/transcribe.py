@@ -1,10 +1,10 @@
 """Recordings -> transcripts with the time and confidence of each word.
 
-Three stages work at the same time: threads read and cut files, others run the network on segments
-of like length, of whichever files they are, and further ones search for the words, or have processes
-do it. On a CPU each thread that runs the network has a batch and a core of its own: two cores on
-one batch wait for each other at every operator. Memory is bounded: by the segments of two pools
-and the batches under way, not by the number or length of files.
+Three stages work at the same time: threads read and cut files, others run the network on
+segments of like length, of whichever files they are, and further ones search for the words, or
+have processes do it. On a CPU each batch in the network has a core of its own: several on one
+batch wait for each other at every operator. Memory is bounded: by the segments of two pools and
+the batches under way, not by the number or length of files.
 """
 
 from collections import deque

@@ -22,8 +22,13 @@ def one_core_each(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(count, name)
-    for _ in range(count):
-        pool.submit(begin)
-    started.wait()
-    torch.set_num_threads(inherited)
+    try:
+        for _ in range(count):
+            pool.submit(begin)
+        started.wait()
+    except BaseException:  # Ctrl-C, or there can be no more threads
+        started.abort()
+        raise
+    finally:
+        torch.set_num_threads(inherited)
     return pool

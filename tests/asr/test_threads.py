@@ -1,5 +1,7 @@
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +36,19 @@ def test_each_thread_has_its_cores_and_nobody_else_is_told(cores: int) -> None:
     later.start()
     later.join()
     assert seen[-1] == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_no_thread_waits_for_those_that_never_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, submitted = ThreadPoolExecutor.submit, []
+
+    def interrupted(pool: ThreadPoolExecutor, *task: Any) -> Any:
+        if len(submitted) == 2:
+            raise KeyboardInterrupt
+        submitted.append(submit(pool, *task))
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        one_core_each(4, "test")
+    assert [type(each.exception(10)) for each in submitted] == [threading.BrokenBarrierError] * 2
+    assert torch.get_num_threads() == 3

@@ -234,3 +234,29 @@ def test_no_double_backward(name: str, options: dict[str, Any]) -> None:
     (dx,) = torch.autograd.grad(module(x)[0].sum(), x, create_graph=True)
     with pytest.raises(NotImplementedError, match="use backend='reference'"):
         dx.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("shortest", "threads", "with_gradients", "expected"),
+    [(2, 1, False, True), (9, 1, False, False), (2, 2, False, False), (9, 1, True, True)],
+)
+def test_an_lstm_is_packed_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    shortest: int,
+    threads: int,
+    with_gradients: bool,
+    expected: bool,
+) -> None:
+    """Without gradients on one thread and where there is much padding, with them in any case."""
+    layer, packed_layers = packed.layer, []
+
+    def spy(*given: Any) -> Any:
+        packed_layers.append(given)
+        return layer(*given)
+
+    monkeypatch.setattr(packed, "layer", spy)
+    torch.set_num_threads(threads)
+    lengths = torch.tensor([10] * 8 + [shortest] * 8)
+    with torch.set_grad_enabled(with_gradients):
+        kernels.LSTM(D, 5, backend="torch")(torch.randn(10, 16, D), lengths=lengths)
+    assert bool(packed_layers) == expected

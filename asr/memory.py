@@ -5,11 +5,9 @@ from contextlib import suppress
 
 # Of mallopt(3):
 _M_MXFAST = 1  # bytes up to which a freed block is not merged with its neighbours
-_M_TRIM_THRESHOLD = -1  # free bytes at the heap's end from which they go back to the system
+_M_TRIM_THRESHOLD = -1  # free bytes at the heap's end from which they go back; -1: never
 _M_MMAP_MAX = -4  # blocks that come from the system one by one
 _M_ARENA_MAX = -8  # heaps
-
-_MOST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
@@ -18,7 +16,7 @@ def keep_freed_memory() -> None:
     Otherwise each tensor of a batch comes from the system as pages to be cleared, and goes back,
     and what one thread has freed no other one can have.
     """
-    _set({_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _MOST})
+    _set({_M_ARENA_MAX: 1, _M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1})
 
 
 def merge_freed_blocks() -> None:
@@ -31,7 +29,7 @@ def merge_freed_blocks() -> None:
 
 
 def _set(options: dict[int, int]) -> None:
-    with suppress(AttributeError, OSError):  # another libc
+    with suppress(AttributeError, OSError, TypeError):  # another libc
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in options.items():
             mallopt(option, value)

@@ -28,6 +28,7 @@ def one_core_each(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
         started.wait()
     except BaseException:  # Ctrl-C, or there can be no more threads
         started.abort()
+        pool.shutdown(cancel_futures=True)
         raise
     finally:
         torch.set_num_threads(inherited)

@@ -2,18 +2,20 @@
 
 Three stages work at the same time: threads read and cut files, others run the network on
 segments of like length, of whichever files they are, and further ones search for the words, or
-have processes do it. On a CPU each batch in the network has a core of its own: several on one
-batch wait for each other at every operator. Memory is bounded: by the segments of two pools and
-the batches under way, not by the number or length of files.
+have processes do it. On a CPU up to four batches are in the network at a time, each on its share
+of the cores: those on one batch wait for each other at every operator. Memory is bounded: by the
+segments of two pools and the batches under way, not by the number or length of files.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Lock
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -82,7 +84,7 @@ class Transcript:
 
 @dataclass
 class _File:
-    """A recording on its way through the stages; only the thread that runs the network writes."""
+    """A recording on its way through the stages; only the thread that asked for it writes."""
 
     name: str
     words: dict[int, list[Word]] = field(default_factory=dict)  # by their segment's start
@@ -110,7 +112,36 @@ class _Piece(NamedTuple):
     segment: Segment
 
 
-_Search = tuple[list[_Piece], Future[list[list[Word]]]]
+class _Search(NamedTuple):
+    """A batch on its way."""
+
+    batch: list[_Piece]
+    heard: Future[tuple[Tensor, Tensor]]  # log-probabilities [B, T', V], lengths [B]
+    found: Future[list[list[Word]]]
+
+
+class _Workers:
+    """Threads of a process in which all its recognisers compute.
+
+    They are started once, since others may inherit what these are told, see `one_core_each`.
+    """
+
+    _started: ClassVar[dict[tuple[int, int], "_Workers"]] = {}
+    _starting = Lock()
+
+    def __init__(self, threads: int) -> None:
+        self.count = min(threads, _NETWORKS)  # batches in the network
+        self.network = one_core_each(self.count, "asr-network", -(-threads // self.count))
+        self.searcher = one_core_each(_SEARCHERS, "asr-search")
+
+    @classmethod
+    def of_this_process(cls) -> "_Workers":
+        """For as many threads as torch has here; a fork has none of its parent's."""
+        key = os.getpid(), torch.get_num_threads()
+        with cls._starting:
+            if key not in cls._started:
+                cls._started[key] = cls(key[1])
+            return cls._started[key]
 
 
 class Recognizer:
@@ -178,12 +209,9 @@ class Recognizer:
         return result
 
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
-        threads = torch.get_num_threads()
-        networks = min(threads, _NETWORKS) if self.packaged.device == "cpu" else 1
-        readers = one_core_each(_READERS, "asr-read")
-        pooler = one_core_each(1, "asr-pool")
-        network = one_core_each(networks, "asr-network", threads // networks)
-        searcher = one_core_each(_SEARCHERS, "asr-search")
+        workers = _Workers.of_this_process()
+        readers = ThreadPoolExecutor(_READERS, "asr-read")
+        pooler = ThreadPoolExecutor(1, "asr-pool")
         files: deque[_File] = deque()  # not yet handed out, in order
         searches: deque[_Search] = deque()
         pools = self._pools(sources, readers)
@@ -193,15 +221,20 @@ class Recognizer:
                 pooling = pooler.submit(next, pools, None)
                 pieces = self._pieces(pool, files)
                 for batch in _batches(pieces, int(self.batch_seconds * self.sample_rate)):
-                    heard = network.submit(self._emissions, batch)
-                    searches.append((batch, searcher.submit(self._search, batch, heard)))
-                    _collect(searches, at_most=networks + _BATCHES_AHEAD)
+                    heard = self._heard(batch, workers)
+                    found = workers.searcher.submit(self._search, batch, heard)
+                    searches.append(_Search(batch, heard, found))
+                    _collect(searches, at_most=workers.count + _BATCHES_AHEAD)
                     yield from self._finished(files)
             _collect(searches, at_most=0)
             yield from self._finished(files)
         finally:
-            for executor in (pooler, readers, network, searcher):
+            for executor in (pooler, readers):
                 executor.shutdown(cancel_futures=True)
+            left: list[Future[Any]] = [part for search in searches for part in search[1:]]
+            for future in left:  # of somebody who has stopped asking
+                future.cancel()
+            wait(left)
 
     def _pools(
         self, sources: Iterable[_Source], readers: ThreadPoolExecutor
@@ -255,6 +288,14 @@ class Recognizer:
             file.samples += sum(len(segment.waveform) for segment in pulled)
             file.read, file.error = last, error
         return pieces
+
+    def _heard(self, batch: list[_Piece], workers: _Workers) -> Future[tuple[Tensor, Tensor]]:
+        """What the network hears; on a GPU it is asked here, where it is the caller's."""
+        if self.packaged.device == "cpu":
+            return workers.network.submit(self._emissions, batch)
+        heard: Future[tuple[Tensor, Tensor]] = Future()
+        heard.set_result(self._emissions(batch))
+        return heard
 
     def _emissions(self, batch: list[_Piece]) -> tuple[Tensor, Tensor]:
         waveforms = [piece.segment.waveform for piece in batch]
@@ -318,7 +359,7 @@ def _batches(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
 
 def _collect(searches: deque[_Search], at_most: int) -> None:
     """Hand words to their files, until `at_most` searches are not known to be done."""
-    while searches and (len(searches) > at_most or searches[0][1].done()):
-        batch, search = searches.popleft()
-        for piece, words in zip(batch, search.result(), strict=True):
+    while searches and (len(searches) > at_most or searches[0].found.done()):
+        batch, _, found = searches.popleft()
+        for piece, words in zip(batch, found.result(), strict=True):
             piece.file.words[piece.segment.start] = words

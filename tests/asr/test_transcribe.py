@@ -166,7 +166,31 @@ def test_only_so_much_is_read_ahead(tmp_path: Path) -> None:
     results = recognizer().transcribe_many(endless)
     assert [len(words_of(result)) for result in itertools.islice(results, 3)] == [20] * 3
     cast(Any, results).close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("asr-")]
+    own = ("asr-read", "asr-pool")  # others are those of all calls
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(own)]
+
+
+def test_nobody_else_loses_threads_of_torch() -> None:
+    """What a thread is told about torch's threads, others inherit; see asr/threads.py."""
+    inherited = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        hears = recognizer()
+        hears.transcribe_waveform(say("A")[0])
+        seen = []
+
+        def ask() -> None:
+            hears.transcribe_waveform(say("A B")[0])
+            seen.append(torch.get_num_threads())
+
+        callers = [threading.Thread(target=ask) for _ in range(20)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+        assert seen == [3] * 20
+    finally:
+        torch.set_num_threads(inherited)
 
 
 def test_a_failing_network_or_search_is_not_swallowed(tmp_path: Path) -> None:

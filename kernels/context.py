@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 def current_device(device: torch.device) -> AbstractContextManager[Any]:
@@ -24,3 +25,15 @@ def transformed() -> bool:
 def keeps_gradients() -> bool:
     """Whether there may be a backward pass; a trace is checked and used in any grad mode."""
     return torch.is_grad_enabled() or torch._C._get_tracing_state() is not None
+
+
+def observed(x: Tensor) -> bool:
+    """Whether somebody looks at operators: torch.compile, an export, a mode, x's own class.
+
+    Where nobody does, and nothing is differentiated, what is behind an operator is called itself:
+    its first call would import torch._dynamo, which takes a second or more.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return True
+    modes: int = torch._C._len_torch_dispatch_stack()
+    return modes > 0

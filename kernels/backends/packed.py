@@ -21,7 +21,7 @@ from torch import Tensor
 
 from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward, Recurrent, before
 from kernels.cells import LSTMS, Cell, States, Weights
-from kernels.context import keeps_gradients
+from kernels.context import keeps_gradients, observed
 
 BLOCK = 128  # rows of a sum in float32
 
@@ -131,8 +131,7 @@ def _bias(w: Weights, cell: str) -> Tensor:
     return w.bias_ih + torch.cat([w.bias_hh[: 2 * H], w.hh.new_zeros(H)])
 
 
-@torch.library.custom_op("kernels::packed_recurrence", mutates_args=())
-def recurrence(
+def compute(
     x: Tensor,  # [T, B, D]
     weights: Sequence[Tensor],  # W_ih, W_hh and, if there are, b_ih, b_hh, p of each direction
     h_0: Tensor,  # [N, B, H]
@@ -177,6 +176,9 @@ def recurrence(
         spaces = _spaces(x, weights[0], h_0, cell, 0)
     results = packing.unpack(y), packing.final(y), c_n
     return *results, *spaces, after if save else x.new_empty(0, T * B, H)
+
+
+recurrence = torch.library.custom_op("kernels::packed_recurrence", compute, mutates_args=())
 
 
 @recurrence.register_fake
@@ -335,5 +337,6 @@ def layer(
     h_0 = states[0]
     c_0 = states[1] if cell in LSTMS else h_0.new_empty(*h_0.shape[:2], 0)
     needs = keeps_gradients() and any(t.requires_grad for t in (x, *flat, *states))
-    y, h_n, c_n, *_ = recurrence(x, flat, h_0, c_0, lengths, mask, cell, needs)
+    run = recurrence if needs or observed(x) else compute
+    y, h_n, c_n, *_ = run(x, flat, h_0, c_0, lengths, mask, cell, needs)
     return y, (h_n, c_n)[: len(states)]

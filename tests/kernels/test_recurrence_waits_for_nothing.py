@@ -67,7 +67,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
 @pytest.fixture
 def both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators themselves, not their fakes; autograd would need a card to run backwards."""
-    forward, backward = ops.recurrence._init_fn, ops.recurrence_backward._init_fn
+    forward, backward = ops.compute, ops.recurrence_backward._init_fn
 
     def recurrence(*inputs: Any) -> Any:
         output = forward(*inputs)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from kernels.backends import reference
-from kernels.backends.triton.ops import recurrence
+from kernels.backends.triton.ops import compute, recurrence
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
-from kernels.context import transformed
+from kernels.context import observed, transformed
 
 
 def layer(
@@ -58,7 +58,8 @@ def layer(
     save = "nothing"
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
         save = "state" if options.recompute else "gates"
-    y, h_n, c_n, _, _ = recurrence(*arguments, mask, lengths, cell, save, options.precision)
+    run = compute if save == "nothing" and not observed(x) else recurrence
+    y, h_n, c_n, _, _ = run(*arguments, mask, lengths, cell, save, options.precision)
     if projection is not None:
         y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)
         h_n = h_n @ projection.transpose(1, 2)

@@ -63,8 +63,7 @@ def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
-@torch.library.custom_op("kernels::recurrence", mutates_args=())
-def recurrence(
+def compute(
     x: Tensor,  # [T, B, D]
     w_ih: Tensor,  # [N*G*H, D]
     w_hh: Tensor,  # [N, G*H, H]
@@ -114,6 +113,9 @@ def recurrence(
     c_n = x.new_empty(0) if c_state is None else c_state.to(x.dtype, copy=True)
     kept = gates if save == "gates" else x.new_empty(0)
     return y.view(T, B, N * H), h_state.to(x.dtype, copy=True), c_n, kept, saved
+
+
+recurrence = torch.library.custom_op("kernels::recurrence", compute, mutates_args=())
 
 
 @recurrence.register_fake

@@ -24,7 +24,7 @@ from asr.config import AugmentConfig
 from asr.errors import AudioError, DataError
 from asr.table import read_table
 from asr.text import normalize
-from asr.threads import one_core_each
+from asr.threads import pool_with_cores
 
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
 _NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
@@ -234,7 +234,7 @@ class Loader:
         Raises:
             AudioError: as `load`, in the turn of the batch.
         """
-        pool = one_core_each(self.workers, "load")  # resampling would start more in every one
+        pool = pool_with_cores(self.workers, "load")  # resampling would start more in every one
         pending: deque[Future[Batch]] = deque()
         try:
             for entries in plan:

@@ -1,4 +1,4 @@
-"""Pools of threads, each of which computes on a core of its own."""
+"""Pools of threads, each of which computes on its own share of the cores."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -6,7 +6,7 @@ from threading import Barrier
 import torch
 
 
-def one_core_each(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
+def pool_with_cores(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:
     """A pool of threads for which torch computes on one core, or on `cores` of them.
 
     Threads that share torch's own would wait for each other at the end of every operator. A number

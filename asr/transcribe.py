@@ -28,7 +28,7 @@ from asr.decode import Decoder
 from asr.errors import AudioError
 from asr.model_dir import Packaged
 from asr.segment import Segment, segments
-from asr.threads import one_core_each
+from asr.threads import pool_with_cores
 from asr.word_search import Hypothesis
 
 _READERS = 4  # files read at the same time
@@ -36,7 +36,7 @@ _READ_AHEAD = 16  # segments of a file that are read at once
 _POOL_BATCHES = 4  # whose segments are sorted by length: 31 MB on a CPU
 _FIRST_SECONDS = 60.0  # of audio in the first pool, so that the search need not wait for long
 _BATCHES_AHEAD = 2  # batches that may wait for the search
-_NETWORKS = 4  # batches that are in the network at most, each with up to 0.2 GB
+_NETWORKS = 4  # batches that are in the network at most, each with 0.15 GB
 _SEARCHERS = 2  # batches whose words are sought, so that no process waits for a batch's last
 _CPU_SECONDS = 120.0  # padded audio in a batch
 _GPU_SECONDS = 600.0
@@ -123,7 +123,7 @@ class _Search(NamedTuple):
 class _Workers:
     """Threads of a process in which all its recognisers compute.
 
-    They are started once, since others may inherit what these are told, see `one_core_each`.
+    They are started once, since others may inherit what these are told, see `pool_with_cores`.
     """
 
     _started: ClassVar[dict[tuple[int, int], "_Workers"]] = {}
@@ -131,8 +131,8 @@ class _Workers:
 
     def __init__(self, threads: int) -> None:
         self.count = min(threads, _NETWORKS)  # batches in the network
-        self.network = one_core_each(self.count, "asr-network", -(-threads // self.count))
-        self.searcher = one_core_each(_SEARCHERS, "asr-search")
+        self.network = pool_with_cores(self.count, "asr-network", -(-threads // self.count))
+        self.searcher = pool_with_cores(_SEARCHERS, "asr-search")
 
     @classmethod
     def of_this_process(cls) -> "_Workers":

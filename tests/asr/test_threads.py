@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from asr.threads import one_core_each
+from asr.threads import pool_with_cores
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_each_thread_has_its_cores_and_nobody_else_is_told(cores: int) -> None:
         everyone.wait(10)  # so that no thread takes two of these
         seen.append(torch.get_num_threads())
 
-    with one_core_each(4, "test", cores) as pool:
+    with pool_with_cores(4, "test", cores) as pool:
         for _ in range(4):
             pool.submit(see)
     assert seen == [cores] * 4
@@ -49,6 +49,6 @@ def test_no_thread_waits_for_those_that_never_came(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        one_core_each(4, "test")
+        pool_with_cores(4, "test")
     assert [type(each.exception(10)) for each in submitted] == [threading.BrokenBarrierError] * 2
     assert torch.get_num_threads() == 3

@@ -28,12 +28,13 @@ def keeps_gradients() -> bool:
 
 
 def observed(x: Tensor) -> bool:
-    """Whether somebody looks at operators: torch.compile, an export, a mode, x's own class.
+    """Whether somebody looks at operators: torch.compile, a trace, a mode, x's own class.
 
-    Where nobody does, and nothing is differentiated, what is behind an operator is called itself:
-    its first call would import torch._dynamo, which takes a second or more.
+    Where nobody does, an autograd.Function does what an operator does. The operator takes 0.1 ms
+    longer, forward and backward together, and its first call imports torch._dynamo, in a second
+    or more.
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor:
         return True
     modes: int = torch._C._len_torch_dispatch_stack()
-    return modes > 0
+    return modes > 0 or torch._C._get_tracing_state() is not None

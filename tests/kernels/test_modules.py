@@ -2,8 +2,6 @@
 
 import copy
 import io
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -238,17 +236,3 @@ def test_autocast_works_on_any_processor(name: str, dtype: torch.dtype) -> None:
     # |h| < 1, and every rounding of one of its 2 x 6 steps adds about an eps.
     for got in (y, mixed):
         assert (got.double() - exact).abs().max() < 12 * torch.finfo(dtype).eps
-
-
-@pytest.mark.parametrize("backend", ["torch", "triton"])
-def test_without_gradients_no_compiler_is_imported(backend: str) -> None:
-    """As the first call of an operator would, for a second or more."""
-    code = (
-        "import sys, torch, kernels\n"
-        f"gru = kernels.GRU(4, 16, bidirectional=True, backend={backend!r})\n"
-        "with torch.no_grad():\n"
-        "    gru(torch.randn(3, 2, 4), None, torch.tensor([3, 2]))\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == "False\n"

@@ -67,14 +67,16 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
 @pytest.fixture
 def both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
     """The operators themselves, not their fakes; autograd would need a card to run backwards."""
-    forward, backward = ops.compute, ops.recurrence_backward._init_fn
+    forward, backward = ops.compute, ops.compute_backward
 
     def recurrence(*inputs: Any) -> Any:
         output = forward(*inputs)
-        context: Any = SimpleNamespace(mark_non_differentiable=lambda *_: None)
+        context: Any = SimpleNamespace(
+            mark_non_differentiable=lambda *_: None, set_materialize_grads=lambda _: None
+        )
         context.save_for_backward = lambda *tensors: setattr(context, "saved_tensors", tensors)
         ops._keep(context, inputs, output)
-        gradients = ops._backward(context, *map(torch.empty_like, output))
+        gradients = ops._backward(context, *map(torch.empty_like, output[:3]), None, None)
         for tensor, gradient in zip(inputs, gradients, strict=True):
             if gradient is not None:
                 assert (gradient.shape, gradient.device) == (tensor.shape, tensor.device)

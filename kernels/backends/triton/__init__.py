@@ -5,11 +5,13 @@ them; `forward` and `backward` the kernels over `tiles` and `sync`; `plan` decid
 laid out, `launch` does it.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from kernels.backends import reference
-from kernels.backends.triton.ops import compute, recurrence
+from kernels.backends.triton.ops import EagerRecurrence, recurrence
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
 from kernels.context import observed, transformed
 
@@ -58,7 +60,7 @@ def layer(
     save = "nothing"
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
         save = "state" if options.recompute else "gates"
-    run = compute if save == "nothing" and not observed(x) else recurrence
+    run: Any = recurrence if observed(x) else EagerRecurrence.apply
     y, h_n, c_n, _, _ = run(*arguments, mask, lengths, cell, save, options.precision)
     if projection is not None:
         y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)

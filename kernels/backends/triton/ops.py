@@ -1,4 +1,4 @@
-"""The recurrence as torch operators: eager, autograd, torch.compile and CUDA graphs see these.
+"""The recurrence as torch operators, and as an autograd.Function where nobody looks at those.
 
 `kernels::recurrence` is one layer, all directions: a matrix product for W x + b, then the
 recurrence. `kernels::recurrence_backward` is the recurrence backwards, then the products that
@@ -32,6 +32,7 @@ from kernels.backends.triton.products import (
     through_w_hh,
 )
 from kernels.cells import GATES, LSTMS, Cell
+from kernels.context import observed
 from kernels.precision import current_precision, float32_products
 
 #: What the forward pass keeps for the backward one, beside y: nothing; the gates, in the
@@ -61,6 +62,13 @@ def _constants(
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
+
+
+def _gradient_of(state: Tensor, gradient: Tensor | None) -> Tensor:
+    """A float32 copy of a final state's gradient, of zeros where there is none."""
+    if gradient is None:
+        return state.new_zeros(state.shape, dtype=torch.float32)
+    return gradient.to(torch.float32, copy=True).contiguous()
 
 
 def compute(
@@ -132,11 +140,10 @@ def _(x: Tensor, w_ih: Tensor, w_hh: Tensor, *others: Any) -> tuple[Tensor, ...]
     )
 
 
-@torch.library.custom_op("kernels::recurrence_backward", mutates_args=())
-def recurrence_backward(
-    dy: Tensor,  # [T, B, N*H]
-    dh_n: Tensor,  # [N, B, H]
-    dc_n: Tensor,  # [N, B, H], or empty
+def compute_backward(
+    dy: Tensor | None,  # [T, B, N*H]; None: zero, as of the next two
+    dh_n: Tensor | None,  # [N, B, H]
+    dc_n: Tensor | None,  # [N, B, H], or empty
     x: Tensor,
     w_ih: Tensor,
     w_hh: Tensor,
@@ -160,6 +167,7 @@ def recurrence_backward(
     kind = cast(Cell, cell)
     parts = 4 if cell == "gru" else GATES[kind]
     past = past_end(lengths, T)
+    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
     y = y.view(T, B, N, H)
     seen, h_start = (y, h_0) if mask is None else (y * mask.transpose(0, 1), mask * h_0)
     c_before = None
@@ -185,15 +193,15 @@ def recurrence_backward(
                 arguments[..., -1, :] += peephole[:, -1] * saved
 
         dgates = empty_until_written(past, (T, B, N, parts, H), x.dtype)
-        dh_state = dh_n.to(torch.float32, copy=True).contiguous()
-        dc_state = None if c_0 is None else dc_n.to(torch.float32, copy=True).contiguous()
+        dh_state = _gradient_of(h_0, dh_n)
+        dc_state = None if c_0 is None else _gradient_of(c_0, dc_n)
         c_start = None if c_0 is None else c_0.float().contiguous()
         problem = Problem("backward", kind, B, H, N, dtype_name(x.dtype))
         run(
             backward_kernel,
             plan_for(problem, x.device),
             (
-                *(dy.contiguous(), gates, saved, y, h_0.contiguous(), c_start, w_hh.contiguous()),
+                *(dy, gates, saved, y, h_0.contiguous(), c_start, w_hh.contiguous()),
                 *(_contiguous(peephole), _contiguous(mask)),
                 *(dh_state, dc_state, lengths.int(), dgates),
             ),
@@ -234,8 +242,13 @@ def recurrence_backward(
     return present  # type: ignore[no-any-return]
 
 
+recurrence_backward = torch.library.custom_op(
+    "kernels::recurrence_backward", compute_backward, mutates_args=()
+)
+
+
 @recurrence_backward.register_fake
-def _(dy: Tensor, dh_n: Tensor, dc_n: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
+def _(dy: Any, dh_n: Any, dc_n: Any, x: Tensor, *others: Any) -> tuple[Tensor, ...]:
     *inputs, _, _, _, _, _, _, _ = others  # w_ih to c_0
     return tuple(
         x.new_empty(0) if tensor is None else x.new_empty(tensor.shape) for tensor in (x, *inputs)
@@ -247,12 +260,15 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     y, _, _, gates, saved = output
     ctx.save_for_backward(*tensors, y, gates, saved)
     ctx.mark_non_differentiable(gates, saved)
+    ctx.set_materialize_grads(False)  # zeros of the gates would be written, and not read
     ctx.options = cell, precision
 
 
-def _backward(ctx: Any, dy: Tensor, dh_n: Tensor, dc_n: Tensor, *_: Any) -> tuple[Any, ...]:
+def _backward(ctx: Any, *gradients_of: Tensor | None) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    gradients = recurrence_backward(dy, dh_n, dc_n, *tensors, *ctx.options)
+    watched = observed(tensors[0]) or torch.is_grad_enabled()
+    run: Any = recurrence_backward if watched else compute_backward
+    gradients = run(*gradients_of[:3], *tensors, *ctx.options)
     kept = [None if t is None else g for t, g in zip(tensors, gradients, strict=False)]
     return (*kept, None, None, None, None, None)  # mask, lengths, cell, save, precision
 
@@ -266,3 +282,16 @@ def _no_double_backward(ctx: Any, *_: Any) -> Any:
 
 recurrence.register_autograd(_backward, setup_context=_keep)
 recurrence_backward.register_autograd(_no_double_backward)
+
+
+class EagerRecurrence(torch.autograd.Function):
+    """`recurrence` where nobody looks at operators: see `kernels.context.observed`."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        """As `compute`."""
+        output = compute(*inputs)
+        _keep(ctx, inputs, output)
+        return output
+
+    backward = staticmethod(_backward)

@@ -47,6 +47,7 @@ class Report:
     model: str
     audio: str
     help_seconds: Spread  # `asr --help`
+    alone_seconds: Spread  # `asr transcribe` of the shortest recording, from start to exit
     throughput: Spread  # x real time over all files
     shares: dict[str, float]  # stage -> part of the time, one file at a time
     long_file: LongFile
@@ -70,6 +71,7 @@ class Report:
                 f"{long.peak_megabytes:.0f} MB at most without the search processes",
                 f"its text    {long.differing_words} of {long.words} words differ from its pieces'",
                 f"asr --help  {self.help_seconds} s",
+                f"one alone   {self.alone_seconds} s for the shortest recording, start and all",
             ]
         )
 
@@ -89,7 +91,7 @@ def bench(
         model: the model directory.
         files: recordings of speech; without any, speech-like sound is made, which costs the
             network what speech does but has little for a beam search to follow.
-        device: of the throughput and the shares; the long file is done as `asr transcribe` does.
+        device: of the throughput and the shares; the rest is done as `asr transcribe` does.
         precision: of all.
         repeats: of each timed measurement.
         long_seconds: how long the long file is.
@@ -101,17 +103,20 @@ def bench(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts = _parts(files, folder)
-        total = sum(soundfile.info(part).duration for part in parts)
+        durations = [soundfile.info(part).duration for part in parts]
+        total, shortest = sum(durations), parts[durations.index(min(durations))]
         origin = "recordings" if files else "speech-like sounds made by this command"
         recognizer = load_model(model, device, precision)
         config = recognizer.packaged.config
+        alone = _transcribe(model, precision, shortest)
         _consume(recognizer, parts)  # warms up
         return Report(
             machine=f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {device}, "
             f"{precision}",
             model=f"{config.name}, {config.decode.method} search",
             audio=f"{len(parts)} {origin}, {total:.0f} s",
-            help_seconds=Spread.of([seconds_of(_help) for _ in range(repeats)]),
+            help_seconds=Spread.of([_seconds(["--help"]) for _ in range(repeats)]),
+            alone_seconds=Spread.of([_seconds(alone) for _ in range(repeats)]),
             throughput=Spread.of(
                 [total / seconds_of(lambda: _consume(recognizer, parts)) for _ in range(repeats)]
             ),
@@ -120,8 +125,25 @@ def bench(
         )
 
 
-def _help() -> None:
-    subprocess.run([sys.executable, "-m", "asr", "--help"], stdout=subprocess.DEVNULL, check=True)
+def _transcribe(model: Path | None, precision: Precision, path: Path) -> list[str]:
+    """Arguments of `asr`."""
+    given = [] if model is None else ["--model", str(model)]
+    return ["transcribe", str(path), "--precision", precision, *given]
+
+
+def _seconds(arguments: Sequence[str]) -> float:
+    """How long `asr` takes for them."""
+    command = [sys.executable, "-m", "asr", *arguments]
+    start = time.perf_counter()
+    status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    elapsed = time.perf_counter() - start
+    _expect_success(command, status)
+    return elapsed
+
+
+def _expect_success(command: Sequence[str], status: int) -> None:
+    if status:
+        raise AsrError(f"bench: `{' '.join(command)}` exited with {status}")
 
 
 def _consume(recognizer: Recognizer, files: Sequence[Path]) -> None:
@@ -201,9 +223,7 @@ def _long_file(
             if samples >= seconds * SAMPLE_RATE:
                 break
     precision = recognizer.packaged.precision
-    command = [sys.executable, "-m", "asr", "transcribe", str(path), "--precision", precision]
-    if model is not None:
-        command += ["--model", str(model)]
+    command = [sys.executable, "-m", "asr", *_transcribe(model, precision, path)]
     output = path.with_suffix(".txt")
     start = time.perf_counter()
     with output.open("wb") as stdout:
@@ -211,8 +231,7 @@ def _long_file(
         _, status, usage = os.wait4(process.pid, 0)
     elapsed = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise AsrError(f"bench: `{' '.join(command)}` exited with {process.returncode}")
+    _expect_success(command, process.returncode)
     pieces = segments(read_blocks(path, recognizer.sample_rate), recognizer.sample_rate)
     texts = [recognizer.transcribe_waveform(piece.waveform).text for piece in pieces]
     score = word_error_rate([" ".join(texts)], [output.read_text(encoding="utf-8")])

@@ -34,6 +34,7 @@ def test_report_of_a_small_model(tiny_model: Path, tmp_path: Path) -> None:
     assert report.machine.endswith("cpu, bf16")
     assert report.audio == "2 recordings, 2 s"
     assert json.loads(report.to_json())["model"] == "tiny, greedy search"
+    assert report.help_seconds.lowest < report.alone_seconds.lowest  # which imports torch
     assert "asr --help" in report.summary()
 
 

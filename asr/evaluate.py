@@ -3,13 +3,14 @@
 import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import read_audio
 from asr.data import Utterance
@@ -19,6 +20,7 @@ from asr.files import replacing
 from asr.metrics import ErrorRate, character_error_rate, word_error_rate
 from asr.model_dir import Packaged
 from asr.text import normalize
+from asr.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,16 @@ def evaluate(
     done: list[_Recognised] = []
     start = time.perf_counter()
     sample_rate = packaged.config.features.sample_rate
-    for batch in _read_batches(utterances, sample_rate, batch_seconds, failures):
-        done += _recognise(packaged, decoder, batch)
-        on_progress(len(done) + len(failures))
+    recognised = Workers.of_this_process().run(
+        packaged,
+        _read_batches(utterances, sample_rate, batch_seconds, failures),
+        itemgetter(1),
+        partial(_recognise, packaged, decoder),
+    )
+    with closing(recognised):
+        for _, some in recognised:
+            done += some
+            on_progress(len(done) + len(failures))
     wall_seconds = time.perf_counter() - start
     if not done:
         first = next(iter(failures.values()))
@@ -155,6 +164,9 @@ def evaluate(
     return Evaluation(scores, search, tuple(rows), failures, audio_seconds, wall_seconds)
 
 
+_Heard = tuple[Utterance, Tensor]  # and its waveform
+
+
 @dataclass(frozen=True)
 class _Recognised:
     utterance: Utterance
@@ -175,11 +187,12 @@ def _reference_phones(
 
 
 def _recognise(
-    packaged: Packaged, decoder: Decoder | None, batch: list[tuple[Utterance, Tensor]]
+    packaged: Packaged,
+    decoder: Decoder | None,
+    batch: list[_Heard],
+    log_probs: Tensor,  # [B, T', V]
+    frames: Tensor,  # [B]
 ) -> list[_Recognised]:
-    waveforms = [waveform for _, waveform in batch]
-    lengths = torch.tensor([waveform.numel() for waveform in waveforms])
-    log_probs, frames = packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
     greedy = [
         packaged.tokenizer.decode([unit for unit, _, _ in path])
         for path in greedy_decode(log_probs, frames, packaged.config.decode.blank_penalty)
@@ -200,9 +213,9 @@ def _read_batches(
     sample_rate: int,
     batch_seconds: float,
     failures: dict[str, str],
-) -> Iterator[list[tuple[Utterance, Tensor]]]:
+) -> Iterator[list[_Heard]]:
     """Utterances of like length with their waveforms; one longer than the cap goes alone."""
-    batch: list[tuple[Utterance, Tensor]] = []
+    batch: list[_Heard] = []
     longest = 0
     for utterance in sorted(utterances, key=lambda u: u.seconds):
         try:

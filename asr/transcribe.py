@@ -2,42 +2,36 @@
 
 Three stages work at the same time: threads read and cut files, others run the network on
 segments of like length, of whichever files they are, and further ones search for the words, or
-have processes do it. On a CPU up to four batches are in the network at a time, each on its share
-of the cores: those on one batch wait for each other at every operator. Memory is bounded: by the
-segments of two pools and the batches under way, not by the number or length of files.
+have processes do it (`asr.workers`). Memory is bounded: by the segments of two pools and the
+batches under way, not by the number or length of files.
 """
 
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from threading import Lock
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.audio import check_level, read_blocks
 from asr.decode import Decoder
 from asr.errors import AudioError
 from asr.model_dir import Packaged
 from asr.segment import Segment, segments
-from asr.threads import pool_with_cores
 from asr.word_search import Hypothesis
+from asr.workers import Workers
 
 _READERS = 4  # files read at the same time
 _READ_AHEAD = 16  # segments of a file that are read at once
 _POOL_BATCHES = 4  # whose segments are sorted by length: 31 MB on a CPU
 _FIRST_SECONDS = 60.0  # of audio in the first pool, so that the search need not wait for long
-_BATCHES_AHEAD = 2  # batches that may wait for the search
-_NETWORKS = 4  # batches that are in the network at most, each with 0.15 GB
-_SEARCHERS = 2  # batches whose words are sought, so that no process waits for a batch's last
 _CPU_SECONDS = 120.0  # padded audio in a batch
 _GPU_SECONDS = 600.0
 
@@ -112,38 +106,6 @@ class _Piece(NamedTuple):
     segment: Segment
 
 
-class _Search(NamedTuple):
-    """A batch on its way."""
-
-    batch: list[_Piece]
-    heard: Future[tuple[Tensor, Tensor]]  # log-probabilities [B, T', V], lengths [B]
-    found: Future[list[list[Word]]]
-
-
-class _Workers:
-    """Threads of a process in which all its recognisers compute.
-
-    They are started once, since others may inherit what these are told, see `pool_with_cores`.
-    """
-
-    _started: ClassVar[dict[tuple[int, int], "_Workers"]] = {}
-    _starting = Lock()
-
-    def __init__(self, threads: int) -> None:
-        self.count = min(threads, _NETWORKS)  # batches in the network
-        self.network = pool_with_cores(self.count, "asr-network", -(-threads // self.count))
-        self.searcher = pool_with_cores(_SEARCHERS, "asr-search")
-
-    @classmethod
-    def of_this_process(cls) -> "_Workers":
-        """For as many threads as torch has here; a fork has none of its parent's."""
-        key = os.getpid(), torch.get_num_threads()
-        with cls._starting:
-            if key not in cls._started:
-                cls._started[key] = cls(key[1])
-            return cls._started[key]
-
-
 class Recognizer:
     """A model and a search, ready to transcribe.
 
@@ -209,32 +171,34 @@ class Recognizer:
         return result
 
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
-        workers = _Workers.of_this_process()
+        files: deque[_File] = deque()  # not yet handed out, in order
+        batches = self._batches(sources, files)
+        searched = Workers.of_this_process().run(
+            self.packaged, batches, lambda piece: piece.segment.waveform, self._search
+        )
+        with closing(batches), closing(searched):
+            for batch, found in searched:
+                for piece, words in zip(batch, found, strict=True):
+                    piece.file.words[piece.segment.start] = words
+                yield from self._finished(files)
+        yield from self._finished(files)
+
+    def _batches(
+        self, sources: Iterable[_Source], files: deque[_File]
+    ) -> Generator[list[_Piece], None, None]:
+        """Pieces of like length, while the next pool is read; files that begin go into `files`."""
         readers = ThreadPoolExecutor(_READERS, "asr-read")
         pooler = ThreadPoolExecutor(1, "asr-pool")
-        files: deque[_File] = deque()  # not yet handed out, in order
-        searches: deque[_Search] = deque()
         pools = self._pools(sources, readers)
         pooling = pooler.submit(next, pools, None)
         try:
             while pool := pooling.result():
                 pooling = pooler.submit(next, pools, None)
                 pieces = self._pieces(pool, files)
-                for batch in _batches(pieces, int(self.batch_seconds * self.sample_rate)):
-                    heard = self._heard(batch, workers)
-                    found = workers.searcher.submit(self._search, batch, heard)
-                    searches.append(_Search(batch, heard, found))
-                    _collect(searches, at_most=workers.count + _BATCHES_AHEAD)
-                    yield from self._finished(files)
-            _collect(searches, at_most=0)
-            yield from self._finished(files)
+                yield from _of_like_length(pieces, int(self.batch_seconds * self.sample_rate))
         finally:
             for executor in (pooler, readers):
                 executor.shutdown(cancel_futures=True)
-            left: list[Future[Any]] = [part for search in searches for part in search[1:]]
-            for future in left:  # of somebody who has stopped asking
-                future.cancel()
-            wait(left)
 
     def _pools(
         self, sources: Iterable[_Source], readers: ThreadPoolExecutor
@@ -289,24 +253,7 @@ class Recognizer:
             file.read, file.error = last, error
         return pieces
 
-    def _heard(self, batch: list[_Piece], workers: _Workers) -> Future[tuple[Tensor, Tensor]]:
-        """What the network hears; on a GPU it is asked here, where it is the caller's."""
-        if self.packaged.device == "cpu":
-            return workers.network.submit(self._emissions, batch)
-        heard: Future[tuple[Tensor, Tensor]] = Future()
-        heard.set_result(self._emissions(batch))
-        return heard
-
-    def _emissions(self, batch: list[_Piece]) -> tuple[Tensor, Tensor]:
-        waveforms = [piece.segment.waveform for piece in batch]
-        lengths = torch.tensor([len(waveform) for waveform in waveforms])
-        return self.packaged.emissions(pad_sequence(waveforms, batch_first=True), lengths)
-
-    @torch.inference_mode()
-    def _search(
-        self, batch: list[_Piece], heard: Future[tuple[Tensor, Tensor]]
-    ) -> list[list[Word]]:
-        log_probs, lengths = heard.result()
+    def _search(self, batch: list[_Piece], log_probs: Tensor, lengths: Tensor) -> list[list[Word]]:
         hypotheses = self.decoder(log_probs.cpu(), lengths.cpu())
         return [
             self._words(hypothesis, piece.segment)
@@ -345,7 +292,7 @@ def _pull(stream: Iterator[Segment]) -> list[Segment]:
     return list(islice(stream, _READ_AHEAD))
 
 
-def _batches(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
+def _of_like_length(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
     """Pieces of like length, as many as fit into `samples` when padded, but at least one."""
     batch: list[_Piece] = []
     for piece in sorted(pool, key=lambda piece: -len(piece.segment.waveform)):
@@ -355,11 +302,3 @@ def _batches(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
         batch.append(piece)
     if batch:
         yield batch
-
-
-def _collect(searches: deque[_Search], at_most: int) -> None:
-    """Hand words to their files, until `at_most` searches are not known to be done."""
-    while searches and (len(searches) > at_most or searches[0].found.done()):
-        batch, _, found = searches.popleft()
-        for piece, words in zip(batch, found.result(), strict=True):
-            piece.file.words[piece.segment.start] = words

@@ -43,6 +43,7 @@ class Echo:
 
     config: Config
     tokenizer = Letters()
+    device = "cpu"
 
     def emissions(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         units = (waveforms.unfold(1, BLOCK, BLOCK).mean(-1) / LEVEL).round().long()
@@ -156,7 +157,7 @@ def test_batches_keep_to_the_cap(
 
     monkeypatch.setattr(Echo, "emissions", watched)
     evaluate(model("subword"), utterances, batch_seconds=16 * BLOCK / 16000)
-    assert shapes == [(2, 8 * BLOCK), (1, 10 * BLOCK)]
+    assert sorted(shapes) == [(1, 10 * BLOCK), (2, 8 * BLOCK)]
 
     shapes.clear()
     longest_first = [replace(utterance, seconds=0.0) for utterance in reversed(utterances)]

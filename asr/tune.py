@@ -42,7 +42,7 @@ _WORD_SCORES = (-2.0, 0.0, 2.0)
 _PRIOR_WEIGHTS = (0.0, 0.5)
 # Around the best; the finer steps after the coarser ones.
 _STEPS: tuple[_Weights, ...] = ((0.5, 1.0, 0.25), (0.25, 0.5, 0.125))
-_BLANK_PENALTIES = tuple(quarters / 4 for quarters in range(9))
+_BLANK_PENALTIES = tuple(twentieths / 20 for twentieths in range(41))
 _RESCORE_WEIGHTS = tuple(tenths / 10 for tenths in range(11))
 _RESCORE_NGRAMS = tuple(quarters / 4 for quarters in range(5))
 _RESCORE_WORD_SCORES = tuple(halves / 2 for halves in range(-3, 4))
@@ -158,7 +158,7 @@ def fit_blank_penalty(
     emissions: Sequence[Tensor],  # [1, T', V] each
     references: Sequence[str],
 ) -> float:
-    """Multiple of a quarter with which the greedy path makes the fewest errors, in phones or words.
+    """Multiple of 0.05 with which the greedy path makes the fewest errors, in phones or words.
 
     References that the tokenizer has no units for are left out.
     """

@@ -172,8 +172,9 @@ class Recognizer:
 
     def _run(self, sources: Iterable[_Source]) -> Iterator[Transcript | AudioError]:
         files: deque[_File] = deque()  # not yet handed out, in order
-        batches = self._batches(sources, files)
-        searched = Workers.of_this_process().run(
+        workers = Workers.of_this_process()
+        batches = self._batches(sources, files, workers.at_once(self.packaged))
+        searched = workers.run(
             self.packaged, batches, lambda piece: piece.segment.waveform, self._search
         )
         with closing(batches), closing(searched):
@@ -184,9 +185,12 @@ class Recognizer:
         yield from self._finished(files)
 
     def _batches(
-        self, sources: Iterable[_Source], files: deque[_File]
+        self, sources: Iterable[_Source], files: deque[_File], at_once: int
     ) -> Generator[list[_Piece], None, None]:
-        """Pieces of like length, while the next pool is read; files that begin go into `files`."""
+        """Pieces of like length, while the next pool is read; files that begin go into `files`.
+
+        A small pool is cut into as many batches as the network takes `at_once`.
+        """
         readers = ThreadPoolExecutor(_READERS, "asr-read")
         pooler = ThreadPoolExecutor(1, "asr-pool")
         pools = self._pools(sources, readers)
@@ -195,7 +199,9 @@ class Recognizer:
             while pool := pooling.result():
                 pooling = pooler.submit(next, pools, None)
                 pieces = self._pieces(pool, files)
-                yield from _of_like_length(pieces, int(self.batch_seconds * self.sample_rate))
+                samples = sum(len(piece.segment.waveform) for piece in pieces)
+                most = min(self.batch_seconds * self.sample_rate, samples / at_once)
+                yield from _of_like_length(pieces, most)
         finally:
             for executor in (pooler, readers):
                 executor.shutdown(cancel_futures=True)
@@ -292,7 +298,7 @@ def _pull(stream: Iterator[Segment]) -> list[Segment]:
     return list(islice(stream, _READ_AHEAD))
 
 
-def _of_like_length(pool: list[_Piece], samples: int) -> Iterator[list[_Piece]]:
+def _of_like_length(pool: list[_Piece], samples: float) -> Iterator[list[_Piece]]:
     """Pieces of like length, as many as fit into `samples` when padded, but at least one."""
     batch: list[_Piece] = []
     for piece in sorted(pool, key=lambda piece: -len(piece.segment.waveform)):

@@ -59,6 +59,10 @@ class Workers:
                 cls._started[key] = cls(key[1])
             return cls._started[key]
 
+    def at_once(self, packaged: Packaged) -> int:
+        """Batches that are in the network at a time."""
+        return self._count if packaged.device == "cpu" else 1
+
     def run(
         self,
         packaged: Packaged,

@@ -118,6 +118,27 @@ def test_many_files_come_in_order_whatever_the_batches(
     assert [cast(Transcript, result).file for result in results] == [str(path) for path in paths]
 
 
+@pytest.mark.parametrize(("threads", "expected"), [(1, [4]), (2, [2, 2])])
+def test_a_small_pool_is_shared_by_the_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int, expected: list[int]
+) -> None:
+    emissions, sizes, inherited = Echo.emissions, [], torch.get_num_threads()
+
+    def watched(self: Echo, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(waveforms))
+        return emissions(self, waveforms, lengths)
+
+    monkeypatch.setattr(Echo, "emissions", watched)
+    paths = [record(tmp_path, "A B C") for _ in range(4)]
+    torch.set_num_threads(threads)
+    try:
+        results = list(recognizer().transcribe_many(paths))
+    finally:
+        torch.set_num_threads(inherited)
+    assert [words_of(result) for result in results] == [["A", "B", "C"]] * 4
+    assert sizes == expected
+
+
 def test_a_long_recording_is_its_parts(tmp_path: Path) -> None:
     text = letters(120, seed=1)
     result = recognizer().transcribe(record(tmp_path, text))

@@ -310,7 +310,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     x, h_0, c_0, lengths, mask, gates, kept, after, *weights = ctx.saved_tensors
     with_dx = ctx.needs_input_grad[0]
-    watched = observed(x) or torch.is_grad_enabled()
+    watched = observed(x, *weights, h_0, c_0, *gradients[:3]) or torch.is_grad_enabled()
     run: Any = recurrence_backward if watched else compute_backward
     dx, dh_0, dc_0, dweights = run(
         *gradients[:3],
@@ -369,8 +369,10 @@ def layer(
     h_0 = states[0]
     c_0 = states[1] if cell in LSTMS else h_0.new_empty(*h_0.shape[:2], 0)
     needs = keeps_gradients() and any(t.requires_grad for t in (x, *flat, *states))
-    if observed(x):
+    if observed(x, *flat, *states):
         y, h_n, c_n, *_ = recurrence(x, flat, h_0, c_0, lengths, mask, cell, needs)
+    elif not needs:
+        y, h_n, c_n, *_ = compute(x, flat, h_0, c_0, lengths, mask, cell, needs)
     else:
         run: Any = _Recurrence.apply
         y, h_n, c_n, *_ = run(x, h_0, c_0, lengths, mask, cell, needs, *flat)

@@ -1,4 +1,4 @@
-"""Where nobody looks at operators an autograd.Function takes their place, and nobody can tell."""
+"""Where nobody looks at operators an autograd.Function takes their place, with the same bits."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import kernels
@@ -68,6 +69,48 @@ def test_operator_and_function_give_the_same_bits(
     for others in (watched, run(0.0)):
         for a, b in zip(plain, others, strict=True):
             assert torch.equal(a, b)
+
+
+def test_shapes_without_data() -> None:
+    lstm = kernels.LSTM(D, H, backend="triton", device="meta")
+    y, (h_n, _) = lstm(torch.empty(6, 3, D, device="meta"))
+    y.sum().backward()
+    assert (y.shape, h_n.shape) == ((6, 3, H), (1, 3, H))
+    assert lstm.get_parameter("weight_hh_l0").grad is not None
+
+
+@pytest.mark.parametrize("backend", OPERATORS)
+def test_weights_without_data(backend: str) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        gru = kernels.GRU(D, H, backend=backend)
+    assert isinstance(gru(torch.randn(6, 3, D))[0], FakeTensor)
+
+
+def test_another_default_device_is_that_of_others() -> None:
+    gru = kernels.GRU(D, H, backend="torch")
+    x = torch.randn(6, 3, D)
+    expected = gru(x)[0]
+    with torch.device("meta"):
+        assert torch.equal(gru(x)[0], expected)
+
+
+def test_several_gradients_at_once() -> None:
+    x = torch.randn(6, 3, D, requires_grad=True)
+    y = kernels.GRU(D, H, backend="triton")(x)[0]
+    directions = torch.randn(2, *y.shape)
+    (both,) = torch.autograd.grad(y, x, directions, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(y, x, dy, retain_graph=True)[0] for dy in directions]
+    torch.testing.assert_close(both, torch.stack(each))
+
+
+@pytest.mark.parametrize("backend", OPERATORS)
+def test_what_a_frozen_layer_gives_can_be_written_into(backend: str) -> None:
+    lstm = kernels.GRU(D, H, backend=backend).requires_grad_(False)
+    scale = torch.ones(H, requires_grad=True)
+    y = lstm(torch.randn(6, 3, D))[0]
+    expected = y.sum((0, 1))
+    y.mul_(scale).sum().backward()
+    torch.testing.assert_close(scale.grad, expected)
 
 
 @pytest.mark.parametrize("backend", OPERATORS)

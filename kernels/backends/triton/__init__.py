@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.backends import reference
-from kernels.backends.triton.ops import EagerRecurrence, recurrence
+from kernels.backends.triton.ops import EagerRecurrence, compute, recurrence
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights
 from kernels.context import observed, transformed
 
@@ -60,7 +60,10 @@ def layer(
     save = "nothing"
     if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in arguments):
         save = "state" if options.recompute else "gates"
-    run: Any = recurrence if observed(x) else EagerRecurrence.apply
+    if observed(*arguments):
+        run: Any = recurrence
+    else:
+        run = compute if save == "nothing" else EagerRecurrence.apply
     y, h_n, c_n, _, _ = run(*arguments, mask, lengths, cell, save, options.precision)
     if projection is not None:
         y = torch.einsum("tbnh,nph->tbnp", y.view(T, B, N, H), projection).flatten(2)

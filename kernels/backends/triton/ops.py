@@ -266,7 +266,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _backward(ctx: Any, *gradients_of: Tensor | None) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
-    watched = observed(tensors[0]) or torch.is_grad_enabled()
+    watched = observed(*tensors, *gradients_of[:3]) or torch.is_grad_enabled()
     run: Any = recurrence_backward if watched else compute_backward
     gradients = run(*gradients_of[:3], *tensors, *ctx.options)
     kept = [None if t is None else g for t, g in zip(tensors, gradients, strict=False)]

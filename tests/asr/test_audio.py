@@ -125,6 +125,20 @@ def test_lossless_formats_give_the_samples_written(files: dict[str, Path]) -> No
         assert (read_audio(files[name]) - expected).abs().max() <= step
 
 
+@pytest.mark.parametrize("name", ["inverted.wav", "inverted.opus"])
+def test_channels_that_cancel_each_other_do_not_end_in_silence(tmp_path: Path, name: str) -> None:
+    alone = sound(0.5, 48000)
+    soundfile.write(tmp_path / "alone.wav", alone, 48000)
+    both = np.concatenate([alone, -alone], 1)
+    if name.endswith("opus"):
+        soundfile.write(tmp_path / name, both, 48000, format="OGG", subtype="OPUS")
+    else:
+        soundfile.write(tmp_path / name, both, 48000)
+    expected = read_audio(tmp_path / "alone.wav")
+    difference = read_audio(tmp_path / name)[: len(expected)] - expected
+    assert difference.norm() < 0.3 * expected.norm()  # a lossy codec's error, far below 1
+
+
 @pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100, 48000])
 def test_channels_are_averaged_and_the_rate_changed(

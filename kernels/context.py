@@ -13,6 +13,12 @@ def current_device(device: torch.device) -> AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`, where a GPU's work so far is not waited for."""
+    # To a CPU it would not be there yet.
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def in_forward_mode() -> bool:
     """Whether tangents are wanted, which a custom operator would take for zero without a word."""
     return torch.autograd.forward_ad._current_level >= 0

@@ -10,11 +10,11 @@ from kernels.cells import Precision
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """`x`'s dtype; under torch.autocast the one of autocast, as for torch.nn.LSTM.
+    """`x`'s dtype; under torch.autocast the one of autocast.
 
-    As everywhere under autocast, float64 stays float64. On a CPU without instructions for
-    autocast's dtype it is float32: there torch.nn.LSTM under autocast raises, and emulation
-    would only be slower.
+    torch.nn.LSTM has float16 on cuDNN under any autocast. As everywhere under autocast, float64
+    stays float64. On a CPU without instructions for autocast's dtype it is float32: there
+    torch.nn.LSTM under autocast raises, and emulation would only be slower.
     """
     device = x.device.type
     if not autocast_enabled(device) or x.dtype == torch.float64:

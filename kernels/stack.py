@@ -9,6 +9,7 @@ from torch import Tensor
 from kernels.backends import available_backends, load_backend, triton_is_interpreted
 from kernels.cells import GATES, LSTMS, Cell, Options, States, Weights, op_name
 from kernels.choice import choose_backend
+from kernels.context import moved
 from kernels.precision import compute_dtype, without_autocast
 
 
@@ -65,9 +66,7 @@ class Stack:
         if lengths is not None:
             if lengths.device.type != "cpu" or torch.compiler.is_compiling():
                 lengths, hx = _unchecked(lengths, hx, T)
-            lengths = lengths.to(
-                x.device, non_blocking=x.is_cuda
-            )  # to a CPU it would not be there yet
+            lengths = moved(lengths, x.device)
             past = torch.arange(T, device=x.device).unsqueeze(-1) >= lengths
             x = x.masked_fill(past.unsqueeze(-1), 0)  # 0 * NaN would be NaN
 
@@ -110,5 +109,5 @@ def _all_full(lengths: Tensor, T: int) -> bool:
 def _unchecked(lengths: Tensor, hx: States, T: int) -> tuple[Tensor, States]:
     """Lengths that no check has seen: an utterance with a wrong one starts, and ends, as NaN."""
     right = (lengths >= 1) & (lengths <= T)
-    rows = right.to(hx[0].device, non_blocking=hx[0].is_cuda).unsqueeze(-1)  # [B, 1]
+    rows = moved(right, hx[0].device).unsqueeze(-1)  # [B, 1]
     return lengths.clamp(1, T), tuple(state.masked_fill(~rows, float("nan")) for state in hx)

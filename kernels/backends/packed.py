@@ -22,6 +22,7 @@ from torch import Tensor
 from kernels.backends.packed_steps import BACKWARD, FORWARD, KEEP, LstmBackward, Recurrent, before
 from kernels.cells import LSTMS, Cell, States, Weights
 from kernels.context import keeps_gradients, observed
+from kernels.precision import without_autocast
 
 BLOCK = 128  # rows of a sum in float32
 
@@ -312,10 +313,9 @@ def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
     with_dx = ctx.needs_input_grad[0]
     watched = observed(x, *weights, h_0, c_0, *gradients[:3]) or torch.is_grad_enabled()
     run: Any = recurrence_backward if watched else compute_backward
-    dx, dh_0, dc_0, dweights = run(
-        *gradients[:3],
-        *(x, weights, h_0, c_0, lengths, mask, gates, kept, after, ctx.cell, with_dx),
-    )
+    tensors = x, weights, h_0, c_0, lengths, mask, gates, kept, after
+    with without_autocast(x.device.type):  # the caller's may not be the forward pass'
+        dx, dh_0, dc_0, dweights = run(*gradients[:3], *tensors, ctx.cell, with_dx)
     return dx if with_dx else None, dweights, dh_0, dc_0, None, None, None, None
 
 

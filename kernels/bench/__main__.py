@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -57,8 +58,7 @@ def _grid(options: Options) -> int:
     device = _device(options)
     sizes = (options.hidden, options.batch, options.frames)
     grid = Grid(options.op, *sizes, options.seconds, options.repeats)
-    _compile_ahead(grid.cells(), device)
-    return run_grid(grid, device, options.json)
+    return run_grid(grid, device, options.json, partial(_compile_ahead, device=device))
 
 
 def _compile_ahead(cells: list[tuple[str, Shape]], device: torch.device) -> None:

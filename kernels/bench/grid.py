@@ -3,7 +3,7 @@
 import itertools
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +44,20 @@ class Grid:
         ]
 
 
-def run_grid(grid: Grid, device: torch.device, path: Path) -> int:
+def run_grid(
+    grid: Grid,
+    device: torch.device,
+    path: Path,
+    prepare: Callable[[list[tuple[str, Shape]]], object],
+) -> int:
     """Append a record a cell to `path`; exit status 1 if a cell failed or has wrong results.
 
-    A cell that fails is named and the next one begins. Cells that the budget leaves no time for
-    are counted, and no failure.
+    A cell that fails is named and the next one begins. Cells that the budget, which `prepare` is
+    part of, leaves no time for are counted, and no failure.
     """
     end = time.monotonic() + grid.seconds
     cells = grid.cells()
+    prepare(cells)
     failed = 0
     for done, (op, shape) in enumerate(cells):
         if time.monotonic() >= end:

@@ -49,16 +49,17 @@ def tasks(
     cells: Iterable[tuple[str, Shape]], device: torch.device, properties: DeviceProperties
 ) -> list[Task]:
     """One of all cells that share their kernels: those with one layout, whatever T."""
-    different: dict[tuple[str, int, int, tuple[Layout, ...]], Task] = {}
+    different: dict[tuple[str, int, str, tuple[Layout, ...]], Task] = {}
     numbered = enumerate(precisions(device))
     for (op, shape), (number, precision) in itertools.product(cells, numbered):
         dtype = dtype_name(precision.autocast or precision.dtype)
+        kind = precision.name if dtype == "float32" else dtype  # ieee and tf32 differ
         layouts = tuple(
             make_plan(Problem(p, CELLS[op], shape.batch, shape.hidden, 2, dtype), properties).layout
             for p in get_args(Pass)
         )
         task = Task(op, replace(shape, frames=2), number, device)
-        different.setdefault((op, shape.hidden, number, layouts), task)
+        different.setdefault((op, shape.hidden, kind, layouts), task)
     return list(different.values())
 
 

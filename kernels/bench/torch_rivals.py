@@ -41,7 +41,8 @@ def torch_rivals(job: Job, device: torch.device) -> list[Rival]:
 def packed(job: Job, name: str, autocast: torch.dtype | None = None) -> Rival:
     """Baseline 1, what users run: exact on unequal lengths.
 
-    The lengths fall, and torch may rely on that: sorting them, it would wait for the GPU.
+    The lengths fall, and torch may rely on that: sorting them, it would wait for the GPU. Under
+    autocast cuDNN's layers compute in float16, whichever dtype autocast has (AutocastRNN.cpp).
     """
     module = job.theirs
 

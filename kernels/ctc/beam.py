@@ -8,6 +8,7 @@ from torch import Tensor
 from kernels.backends import available_backends, triton_is_interpreted
 from kernels.checks import Lengths, lengths_of
 from kernels.choice import choose_backend
+from kernels.context import moved
 from kernels.ctc import beam_torch
 from kernels.ctc.checks import check_scores
 
@@ -160,7 +161,7 @@ def ctc_beam_search(
         combine=torch.logaddexp if log_add else torch.maximum,
     )
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
-    return Hypotheses(*search(wide, lengths.to(log_probs.device), nbest))
+    return Hypotheses(*search(wide, moved(lengths, log_probs.device), nbest))
 
 
 def _search_class(

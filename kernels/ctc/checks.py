@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.checks import Lengths, expect_integers, tensor_of
+from kernels.context import moved
 from kernels.precision import autocast_enabled
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -72,14 +73,14 @@ def labels_of(
             )
         # Without looking at lengths on a GPU, this is the most that can still be aligned.
         longest = int(lengths.max()) if lengths_known else min(limit, T)
-        targets, lengths = targets.to(device), lengths.to(device)
+        targets, lengths = moved(targets, device), moved(lengths, device)
         if not lengths_known:
             lengths = torch.where(lengths.sum() == limit, lengths, -1)
         targets = _padded(targets, lengths, longest)
-    targets, lengths = targets.to(device, torch.int64), lengths.to(device)
+    targets, lengths = moved(targets, device).long(), moved(lengths, device)
     if looked_at or targets.is_cpu:
         _expect_symbols(op, targets, lengths, V, blank)
-    return Labels(targets, lengths, frames.to(device), blank, limit)
+    return Labels(targets, lengths, moved(frames, device), blank, limit)
 
 
 def check_options(op: str, reduction: str) -> None:

@@ -111,6 +111,11 @@ class _LinearCtcLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("linear_ctc_loss")
+        with without_autocast(gradient.device.type):  # the caller's may not be the forward pass'
+            return _LinearCtcLoss._gradients(ctx, gradient)
+
+    @staticmethod
+    def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, residual, losses = ctx.saved_tensors
         weights = ctx.way.weights(gradient, losses)
         for_hidden, for_weight, for_bias = ctx.needs_input_grad[:3]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.checks import Lengths, tensor_of
-from kernels.context import current_device
+from kernels.context import current_device, moved
 from kernels.ctc.checks import labels_of, refuse_second_derivative
 from kernels.ctc.reducing import Reducing, Reduction
 from kernels.ctc.steps import steps_of
@@ -34,7 +34,7 @@ def loss(
     lengths = tensor_of("ctc_loss: target_lengths", target_lengths)
     needs = torch.is_grad_enabled() and logits.requires_grad
     losses, _ = losses_and_slopes(logits, targets, frames, lengths, blank, backend, needs)
-    lengths = lengths.reshape(-1).to(logits.device, torch.int64)
+    lengths = moved(lengths.reshape(-1), logits.device).long()
     return Reducing.of(reduction, zero_infinity, lengths).reduce(losses)
 
 

@@ -66,7 +66,7 @@ def dtype_name(dtype: torch.dtype) -> DType:
 
 def empty_until_written(past: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """A buffer [T, B, ...] to be exchanged: EMPTY, and zero where `past` [T, B] says so."""
-    flags = torch.where(past, 0, EMPTY).to(INTEGERS[dtype])  # [T, B]
+    flags = torch.full_like(past, EMPTY, dtype=INTEGERS[dtype]).masked_fill_(past, 0)  # [T, B]
     wide = flags.view(*flags.shape, *(1,) * (len(shape) - 2)).expand(shape)
     return wide.contiguous().view(dtype)
 

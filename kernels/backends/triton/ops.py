@@ -33,7 +33,7 @@ from kernels.backends.triton.products import (
 )
 from kernels.cells import GATES, LSTMS, Cell
 from kernels.context import observed
-from kernels.precision import current_precision, float32_products
+from kernels.precision import current_precision, float32_products, without_autocast
 
 #: What the forward pass keeps for the backward one, beside y: nothing; the gates, in the
 #: buffer where they were computed; or only c (LSTM), so that the gates are computed again.
@@ -58,6 +58,12 @@ def _constants(
         "PEEPHOLE": peephole is not None,
         "DROP": mask is not None,
     }
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """`tensor`, or a copy: contiguous, and where Triton need not compile anew for its address."""
+    tensor = tensor.contiguous()
+    return tensor.clone() if tensor.data_ptr() % 16 else tensor
 
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
@@ -167,7 +173,7 @@ def compute_backward(
     kind = cast(Cell, cell)
     parts = 4 if cell == "gru" else GATES[kind]
     past = past_end(lengths, T)
-    dy = torch.zeros_like(y) if dy is None else dy.contiguous()
+    dy = torch.zeros_like(y) if dy is None else _laid_out(dy)
     y = y.view(T, B, N, H)
     seen, h_start = (y, h_0) if mask is None else (y * mask.transpose(0, 1), mask * h_0)
     c_before = None
@@ -195,13 +201,13 @@ def compute_backward(
         dgates = empty_until_written(past, (T, B, N, parts, H), x.dtype)
         dh_state = _gradient_of(h_0, dh_n)
         dc_state = None if c_0 is None else _gradient_of(c_0, dc_n)
-        c_start = None if c_0 is None else c_0.float().contiguous()
+        c_start = None if c_0 is None else _laid_out(c_0.float())
         problem = Problem("backward", kind, B, H, N, dtype_name(x.dtype))
         run(
             backward_kernel,
             plan_for(problem, x.device),
             (
-                *(dy, gates, saved, y, h_0.contiguous(), c_start, w_hh.contiguous()),
+                *(dy, gates, saved, y, _laid_out(h_0), c_start, w_hh.contiguous()),
                 *(_contiguous(peephole), _contiguous(mask)),
                 *(dh_state, dc_state, lengths.int(), dgates),
             ),
@@ -268,7 +274,8 @@ def _backward(ctx: Any, *gradients_of: Tensor | None) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     watched = observed(*tensors, *gradients_of[:3]) or torch.is_grad_enabled()
     run: Any = recurrence_backward if watched else compute_backward
-    gradients = run(*gradients_of[:3], *tensors, *ctx.options)
+    with without_autocast(tensors[0].device.type):  # the caller's may not be the forward pass'
+        gradients = run(*gradients_of[:3], *tensors, *ctx.options)
     kept = [None if t is None else g for t, g in zip(tensors, gradients, strict=False)]
     return (*kept, None, None, None, None, None)  # mask, lengths, cell, save, precision
 

@@ -108,6 +108,18 @@ def test_autocast_computes_in_its_dtype(monkeypatch: pytest.MonkeyPatch) -> None
     assert {g.dtype for g in torch.autograd.grad(loss, inputs)} == {torch.float32}
 
 
+def test_a_backward_pass_under_autocast_is_as_precise_as_its_forward_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear, "CHUNK", 1)  # so that the logits are made again
+    inputs = _inputs(torch.float32)
+    loss = linear_ctc_loss(*inputs, *LABELS, zero_infinity=True)
+    expected = torch.autograd.grad(loss, inputs, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, inputs)
+    assert all(map(torch.equal, found, expected))
+
+
 class Largest(TorchDispatchMode):
     """Watches the elements of the largest tensor that any operator returns."""
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 __all__ = ["Recognizer", "Transcript", "Word", "load_model"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, so that `asr --help` does not pay for importing torch, nor `load_model` too early.
     if name == "load_model":

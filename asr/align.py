@@ -16,7 +16,7 @@ from asr.audio import read_blocks
 from asr.errors import DataError
 from asr.model_dir import Packaged
 from asr.segment import segments
-from asr.text import normalize
+from asr.text import foreign_letters, normalize
 from asr.tokenizer import CharacterTokenizer, Tokenizer
 
 _DIGITS = 6  # of a time in seconds: 21 frames are as long as 20 and 1
@@ -129,7 +129,8 @@ def read_text(text_or_file: str) -> str:
     """A text, or what the file of that name holds, normalised.
 
     Raises:
-        DataError: what looks like a file's name, NAME.txt, and there is none; or no words.
+        DataError: what looks like a file's name, NAME.txt, and there is none; or no words, or
+            letters of another script.
     """
     text = text_or_file
     is_file = os.path.isfile(text_or_file)  # noqa: PTH113  (Path's raises on a long text)
@@ -140,6 +141,8 @@ def read_text(text_or_file: str) -> str:
             reason = error.strerror if isinstance(error, OSError) else "not a text in UTF-8"
             raise DataError(f"{text_or_file}: cannot read the text: {reason}") from None
     words = normalize(text)
+    if letters := foreign_letters(text):
+        raise DataError(f"expected a text to align in letters of A-Z, got {letters}")
     if not words:
         raise DataError(f"expected a text to align, got no words in {text_or_file!r}")
     return words

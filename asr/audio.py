@@ -37,6 +37,9 @@ _STREAMED = (0x7FFFF000, 0xFFFFF000)  # lengths from here to the word's end: "no
 _SHORT_CHUNK = re.compile(
     r"(?:data|riff|Riff size|Data Size|SSND|BODY)\s*: (\d+) \(should be (\d+)\)"
 )
+_MOST_METADATA = 1 << 14  # bytes of a WAV without samples
+# What soundfile does not open; TypeError: it wants to be told what is in any NAME.raw.
+_UNKNOWN = (soundfile.LibsndfileError, TypeError)
 # What FFmpeg may take a file for. Others would open further files (playlists) or see sound in text.
 _AV_FORMATS = (
     "mov,matroska,asf,aac,mp3,mp2,ogg,flac,wav,w64,aiff,au,caf,amr,amrnb,amrwb,ac3,eac3,"
@@ -100,10 +103,12 @@ def audio_info(path: str | Path) -> AudioInfo:
     _check_regular(path)
     try:
         info = soundfile.info(_name(path))
+        if _is_unclosed_wav(path, info):
+            raise AudioError(f"{path}: its header does not say how long it is; convert it to FLAC")
         if (info.format == "OGG" and is_chained_ogg(path)) or (_is_mp3(info) and mp3_parts(path)):
             raise AudioError(f"{path}: several recordings in a row; convert it to FLAC")
         return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
-    except soundfile.LibsndfileError:
+    except _UNKNOWN:
         pass
     with _open_av(path) as container:
         stream = _audio_stream(path, container)
@@ -117,6 +122,10 @@ def _check_regular(path: Path) -> None:
     try:
         if path.is_dir():
             raise AudioError(f"{path}: a folder; give the files in it")
+        if str(path) == "-" and not path.exists():
+            raise AudioError(
+                "-: the standard input is not read; write what comes from it to a file"
+            )
         size = path.stat().st_size
         if not path.is_file():
             raise AudioError(f"{path}: not a regular file; write what comes from it to one")
@@ -137,7 +146,7 @@ def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
     """Mono blocks at the file's own rate: (`[n]` float32, Hz)."""
     try:
         file = soundfile.SoundFile(_name(path))
-    except soundfile.LibsndfileError:
+    except _UNKNOWN:
         yield from _decode_av(path)
         return
     with file:
@@ -146,21 +155,38 @@ def _decode(path: Path) -> Iterator[tuple[Tensor, int]]:
             yield from _decode_av(path)
         elif _is_mp3(file) and (parts := mp3_parts(path)):
             for part in parts:
-                yield from _decode_part(path, part)
+                yield from _decode_bytes(path, _part(path, part))
+        elif _is_unclosed_wav(path, file):
+            yield from _decode_bytes(path, _length_left_open(path.read_bytes()))
         else:
             yield from _decode_soundfile(path, file)
 
 
-def _decode_part(path: Path, part: range) -> Iterator[tuple[Tensor, int]]:
-    with path.open("rb") as whole:
-        whole.seek(part.start)
-        data = whole.read(len(part))
+def _decode_bytes(path: Path, data: bytes) -> Iterator[tuple[Tensor, int]]:
     try:
         recording = soundfile.SoundFile(BytesIO(data))
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: damaged: {error.error_string}") from None
     with recording:
         yield from _decode_soundfile(path, recording)
+
+
+def _part(path: Path, part: range) -> bytes:
+    with path.open("rb") as whole:
+        whole.seek(part.start)
+        return whole.read(len(part))
+
+
+def _is_unclosed_wav(path: Path, file: Any) -> bool:
+    """Whether samples follow, though the header has none: their recorder was killed."""
+    is_wav = file.format in ("WAV", "WAVEX")
+    return is_wav and file.frames == 0 and path.stat().st_size > _MOST_METADATA
+
+
+def _length_left_open(wav: bytes) -> bytes:
+    """The same file with samples up to its end."""
+    place = wav.index(b"data", 12) + 4
+    return wav[:place] + b"\xff" * 4 + wav[place + 4 :]
 
 
 def _is_mp3(file: Any) -> bool:
@@ -205,7 +231,7 @@ def _open_av(path: Path) -> Any:
     try:
         return av.open(f"file:{path}", options={"format_whitelist": _AV_FORMATS})
     except (av.FFmpegError, ValueError) as error:
-        raise AudioError(f"{path}: not audio, or damaged: {_reason(error)}") from None
+        raise AudioError(f"{path}: not audio, truncated or damaged: {_reason(error)}") from None
 
 
 def _audio_stream(path: Path, container: Any) -> Any:

@@ -275,8 +275,11 @@ def align(
     from asr.align import align, read_text
     from asr.device import choose_device
     from asr.model_dir import load_model_dir
+    from asr.picture import check_picture
 
     words = read_text(text)
+    if picture is not None:
+        check_picture(picture)
     packaged = load_model_dir(model, choose_device(device), precision)
     aligned = align(packaged, audio, words)
     if output is AlignFormat.json:

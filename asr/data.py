@@ -26,6 +26,7 @@ from asr.table import read_table
 from asr.text import normalize
 from asr.threads import pool_with_cores
 
+_CUTS = {".jsonl", ".json", ".yaml", ".yml"}  # then perhaps .gz
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
 _NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
 _ROUNDING = 0.001  # seconds that a cut's duration and its recording's may differ
@@ -61,6 +62,10 @@ def _read_cuts(path: Path) -> list[Utterance]:
     from lhotse import CutSet
     from lhotse.cut.data import DataCut  # not padded, nor mixed
 
+    if not _CUTS & set(path.suffixes):
+        raise DataError(
+            f"{path}: expected NAME.tsv, or a lhotse cut manifest such as NAME.jsonl.gz"
+        )
     try:
         cuts = list(CutSet.from_file(path) or ())  # None: a file without a line
     except _NO_CUTS as error:

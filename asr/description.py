@@ -28,9 +28,12 @@ def read_description(directory: Path | None = None) -> Description:
     """
     directory = directory or PACKAGED_MODEL
     if not directory.is_dir():
-        raise ModelError(f"{directory}: no such model directory; `asr train` makes one")
+        what = "a file, expected a" if directory.exists() else "no such"
+        raise ModelError(f"{directory}: {what} model directory; `asr train` makes one")
     for name in ("config.toml", "model.safetensors"):
         if not (directory / name).is_file():
-            raise ModelError(f"{directory}: not a model directory: it lacks {name}")
+            trained = directory / "model"
+            advice = f"; take {trained}" if (trained / name).is_file() else ""
+            raise ModelError(f"{directory}: not a model directory: it lacks {name}{advice}")
     config = load_config(directory / "config.toml")
     return Description(directory, config, load_tokenizer(config.units, directory))

@@ -9,7 +9,7 @@ from typing import Any
 from flashlight.lib.text.decoder import LM
 
 from asr.errors import ConfigError, DataError
-from asr.text import normalize
+from asr.text import foreign_letters, normalize
 
 HOTWORD_SCORE = 4.0  # log10: 10,000 times as likely
 
@@ -18,16 +18,19 @@ def read_hotwords(path: Path) -> tuple[str, ...]:
     """Words of a text file, normalised, in the order in which they first come.
 
     Raises:
-        DataError: the file is missing or holds no words.
+        DataError: the file is missing, or holds no words or letters of another script.
     """
     try:
-        words = normalize(path.read_text(encoding="utf-8")).split()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file of hotwords; give one with a word a line") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected words in UTF-8, got {error.reason}") from None
+    words = normalize(text).split()
     if not words:
         raise DataError(f"{path}: expected hotwords, a word a line, got none")
+    if letters := foreign_letters(text):
+        raise DataError(f"{path}: expected hotwords in letters of A-Z, got {letters}")
     return tuple(dict.fromkeys(words))
 
 

@@ -11,6 +11,16 @@ _INCHES_A_SECOND = 1.5
 _WIDTHS = (8.0, 60.0)  # inches; a longer recording is drawn narrower
 
 
+def check_picture(path: Path) -> None:
+    """Refuse what `draw` could not write, before the work is done.
+
+    Raises:
+        ConfigError: the file's name does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--picture: expected a file NAME.png, got {path}")
+
+
 def draw(aligned: Aligned, units: tuple[str, ...], path: Path) -> None:
     """Write a PNG: time to the right, a row for each unit of the path, darker where likelier.
 
@@ -20,8 +30,9 @@ def draw(aligned: Aligned, units: tuple[str, ...], path: Path) -> None:
         path: the file.
 
     Raises:
-        ConfigError: matplotlib is not installed.
+        ConfigError: matplotlib is not installed, or the file's name is not that of a PNG.
     """
+    check_picture(path)
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -6,6 +6,7 @@ have processes do it (`asr.workers`). Memory is bounded: by the segments of two 
 batches under way, not by the number or length of files.
 """
 
+import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -129,6 +130,7 @@ class Recognizer:
 
         Raises:
             AudioError: the file cannot be read.
+            ValueError: not a path.
         """
         (result,) = self.transcribe_many([path])
         if isinstance(result, AudioError):
@@ -142,11 +144,11 @@ class Recognizer:
             For each path, in order, its transcript, or the error that says why there is none.
 
         Raises:
-            ValueError: one path, not several.
+            ValueError: one path, not several; or something that is no path.
         """
         if isinstance(paths, str | Path):
             raise ValueError(f"transcribe_many: expected paths, got {paths!r} alone; put it in []")
-        return self._run((str(path), read_blocks(path, self.sample_rate)) for path in paths)
+        return self._run((_name(path), read_blocks(path, self.sample_rate)) for path in paths)
 
     def transcribe_waveform(self, waveform: Tensor | NDArray[Any]) -> Transcript:
         """Transcribe `[N]` samples at `self.sample_rate`, full scale 1; `file` is empty.
@@ -292,6 +294,13 @@ class Recognizer:
             words = tuple(word for _, words in sorted(file.words.items()) for word in words)
             text = " ".join(word.text for word in words)
             yield Transcript(file.name, text, file.samples / self.sample_rate, words)
+
+
+def _name(path: object) -> str:
+    if not isinstance(path, str | os.PathLike):
+        got = type(path).__name__
+        raise ValueError(f"expected a path, got {got}; samples are for transcribe_waveform")
+    return str(path)
 
 
 def _pull(stream: Iterator[Segment]) -> list[Segment]:

@@ -42,8 +42,8 @@ def choose_dev(items: Sequence[Item], dev_speakers: int, dev_every: int) -> set[
     speakers = sorted({item.speaker for item in train} - {""}, key=_hash)
     if len(speakers) <= dev_speakers:
         raise DataError(
-            f"expected more than dev_speakers = {dev_speakers} named speakers in split train, "
-            f"got {len(speakers)}; take fewer, or use dev_every"
+            f"expected more named speakers in split train than dev_speakers = {dev_speakers}, got "
+            f"{len(speakers)}; take fewer (--dev-speakers), or one utterance in some (--dev-every)"
         )
     dev = set(speakers[:dev_speakers])
     return {item.id for item in train if item.speaker in dev}

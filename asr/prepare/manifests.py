@@ -13,7 +13,7 @@ from pathlib import Path
 from asr.audio import audio_info, read_blocks
 from asr.errors import AudioError, DataError
 from asr.files import replacing, write_text
-from asr.text import normalize
+from asr.text import foreign_letters, normalize
 
 _THREADS = max(8, os.cpu_count() or 1)  # a few more than cores: they wait for the disk too
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # part of a file's name on any system
@@ -98,7 +98,7 @@ def write_manifests(
 
     Args:
         items: the utterances; those whose audio cannot be read to its end, whose transcript is
-            empty or whose id came before are rejected.
+            empty or has letters of other scripts, or whose id came before are rejected.
         out: folder of the manifests; made if needed.
         name: of the corpus.
         rejected: what the caller left out already.
@@ -151,6 +151,9 @@ def _inspect(items: Sequence[Item]) -> tuple[list[tuple[Item, Audio]], list[Reje
                 rejected.append(Rejected(str(item.audio), f"the id {item.id} came before"))
             elif not normalize(item.text):
                 rejected.append(Rejected(str(item.audio), f"empty transcript {item.text!r}"))
+            elif letters := foreign_letters(item.text):
+                reason = f"transcript with letters that are none of A-Z: {letters}"
+                rejected.append(Rejected(str(item.audio), reason))
             elif isinstance(result, Audio):
                 kept.append((item, result))
             else:

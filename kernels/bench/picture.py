@@ -43,10 +43,14 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axes[row][0].set_ylabel("us a step, median, p10 to p90")
     handles = {label: line for axis in axes.flat for line, label in _labelled(axis)}
     figure.legend(
-        list(handles.values()), list(handles), loc="outside lower center", ncols=3, fontsize=8
+        list(handles.values()),
+        list(handles),
+        loc="outside lower center",
+        ncols=min(3, 1 + len(columns)),
+        fontsize=8,
     )
     footnote = FOOTNOTE if any(record.floor_us for record in records) else ""
-    figure.suptitle(f"{title(records[0].machine)}\n{footnote}", fontsize=8)
+    figure.suptitle(f"{title(records[0].machine)}\n{footnote}", fontsize=8, wrap=True)
     figure.set_layout_engine("constrained")
     figure.savefig(path, format="png", dpi=110)
     pyplot.close(figure)

@@ -146,6 +146,18 @@ def test_a_picture_is_a_png(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_of_another_kind_is_refused_before_the_work(tmp_path: Path) -> None:
+    result = _asr(SAMPLE, TEXT, "--picture", tmp_path / "path.jpg", "--device", "cpu")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "expected a file NAME.png" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_letters_of_another_script_are_not_passed_over() -> None:
+    with pytest.raises(DataError, match="letters of A-Z, got ПРИВЕТ"):
+        read_text("he said привет")
+
+
 def test_without_matplotlib_a_picture_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,6 +366,32 @@ def test_a_streamed_header_that_leaves_the_length_open_is_read(
     assert torch.equal(read_audio(path), read_audio(files["pcm.wav"]))
 
 
+@pytest.mark.parametrize("whole", [b"\0\0\0\0", b"\x24\0\0\0", None], ids=str)
+def test_a_recorder_that_was_killed_has_left_its_samples(
+    files: dict[str, Path], tmp_path: Path, whole: bytes | None
+) -> None:
+    data = bytearray(files["pcm.wav"].read_bytes())
+    data[4:8] = whole or data[4:8]
+    data[40:44] = bytes(4)
+    path = tmp_path / "unclosed.wav"
+    path.write_bytes(data)
+    assert torch.equal(read_audio(path), read_audio(files["pcm.wav"]))
+    path.write_bytes(data[:44])
+    assert "no audio samples" in reason(path)
+
+
+def test_what_is_called_raw_is_known_by_its_content(files: dict[str, Path], tmp_path: Path) -> None:
+    path = tmp_path / "sound.raw"
+    path.write_bytes(files["pcm.wav"].read_bytes())
+    assert torch.equal(read_audio(path), read_audio(files["pcm.wav"]))
+    path.write_bytes(files["pcm.wav"].read_bytes()[44:])
+    assert "not audio" in reason(path)
+
+
+def test_the_standard_input_is_not_read() -> None:
+    assert "standard input" in reason(Path("-"))
+
+
 def test_a_playlist_reaches_no_other_file(files: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "list.m3u8"
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:2", "#EXTINF:2,", str(files["raw.aac"])]

@@ -106,6 +106,9 @@ def test_a_file_holds_words(tmp_path: Path) -> None:
     path.write_text("\n - \n")
     with pytest.raises(DataError, match=r"words\.txt: expected hotwords"):
         read_hotwords(path)
+    path.write_text("garçon\nžluťoučký привет\n", encoding="utf-8")
+    with pytest.raises(DataError, match="letters of A-Z, got ПРИВЕТ"):
+        read_hotwords(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match=r"words\.txt: expected words in UTF-8"):
         read_hotwords(path)

@@ -91,9 +91,14 @@ def test_what_is_not_a_model_directory(tmp_path, directory):
     with pytest.raises(ModelError, match=r"lacks config\.toml"):
         load_model_dir(tmp_path)
     out, _ = directory
-    (out / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"lacks model\.safetensors"):
-        load_model_dir(out)
+    with pytest.raises(ModelError, match=r"config\.toml: a file, expected a model directory"):
+        load_model_dir(out / "config.toml")
+    out.rename(tmp_path / "model")  # as a training has it
+    with pytest.raises(ModelError, match=r"lacks config\.toml; take .*model$"):
+        load_model_dir(tmp_path)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks model\.safetensors$"):
+        load_model_dir(tmp_path / "model")
 
 
 def test_damaged_weights(directory):

@@ -191,7 +191,7 @@ def test_table_with_splits_speakers_and_other_columns(tmp_path: Path) -> None:
 
 def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     source = tmp_path / "corpus"
-    for name in ("good", "again", "silent", "wide"):
+    for name in ("good", "again", "silent", "foreign", "wide"):
         write_audio(source / f"{name}.wav")
     write_audio(source / "nothing.wav", seconds=0)
     write_table(
@@ -200,6 +200,7 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
         "again.wav\tyes\ttest\tann",
         "again.wav\tno\ttrain\tann",
         "silent.wav\t ...\ttest\tann",
+        "foreign.wav\tçe 42 $ привет\ttest\tann",
         "short.wav",
         "\tno path\ttest\tann",
         "wide.wav\tyes\ttest\tann\ttoo many",
@@ -213,12 +214,13 @@ def test_rows_that_cannot_be_used_are_listed(tmp_path: Path) -> None:
     ]
     assert set(summary.parts) == {"test"}
     reasons = rejections(summary.rejections)
-    assert summary.rejected == len(reasons) == 7
+    assert summary.rejected == len(reasons) == 8
     for name, reason in {
         "again.wav": "came before",
         "silent.wav": "empty transcript",
+        "foreign.wav": "none of A-Z: ПРИВЕТ",
         "short.wav": "no transcript in this line",
-        "utterances.tsv:7": "no path",
+        "utterances.tsv:8": "no path",
         "wide.wav": "more cells than the 4 columns",
         "nothing.wav": "holds no audio samples",
         "gone.wav": "No such file",
@@ -283,7 +285,7 @@ def test_dev_every_takes_about_that_share() -> None:
 @pytest.mark.parametrize(
     ("split", "dev", "message"),
     [
-        ("train", (3, 0), "expected more than dev_speakers = 3 named speakers .* got 3"),
+        ("train", (3, 0), "expected more named speakers .* dev_speakers = 3, got 3"),
         ("train", (1, 5), "either dev_speakers or dev_every .* got 1 and 5"),
         ("train", (-1, 0), "got -1 and 0"),
         ("train", (0, 10**9), "dev_every = 1000000000: got none of 3 utterances"),

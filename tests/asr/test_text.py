@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.text import normalize
+from asr.text import foreign_letters, normalize
 
 ALLOWED = set(string.ascii_uppercase + string.digits + "' ")
 
@@ -40,3 +40,16 @@ def test_only_allowed_characters_and_single_spaces(text: str) -> None:
 def test_words_are_normalized_one_by_one(left: str, right: str) -> None:
     both = f"{normalize(left)} {normalize(right)}".strip()
     assert normalize(f"{left} {right}") == both
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("Café, 12 ½ $ & naïve — ‘ß’!", ""),
+        ("çe 42 $ привет", "ПРИВЕТ"),
+        ("encyclopædia", "Æ"),
+        ("好 好 ٣", "好٣"),
+    ],
+)
+def test_foreign_letters(text: str, letters: str) -> None:
+    assert foreign_letters(text) == letters

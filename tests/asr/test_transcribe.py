@@ -249,6 +249,11 @@ def test_one_path_is_not_taken_for_its_letters() -> None:
         recognizer().transcribe_many("a.wav")
 
 
+def test_samples_are_not_taken_for_a_path() -> None:
+    with pytest.raises(ValueError, match=r"expected a path, got Tensor; .* transcribe_waveform"):
+        recognizer().transcribe(torch.zeros(16000))  # type: ignore[arg-type]
+
+
 def test_a_name_that_is_no_text_is_printed(tiny_model: Path, tmp_path: Path) -> None:
     path = record(tmp_path, "A B")
     path = path.rename(tmp_path / os.fsdecode(b"\xff\xc3\xa9.wav"))

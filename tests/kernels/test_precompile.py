@@ -18,7 +18,8 @@ H200 = DEVICES["h200"]
 
 def test_cells_that_share_their_kernels_are_compiled_once() -> None:
     one = [("lstm", Shape(batch=32, frames=T, input=1024, hidden=512)) for T in (100, 1600)]
-    assert [task.precision for task in tasks(one, CUDA, H200)] == [0, 1, 2, 3]  # both of bf16 launch the same
+    numbers = [task.precision for task in tasks(one, CUDA, H200)]
+    assert numbers == [0, 1, 2, 3]  # both ways to bf16 launch the same
     every = tasks(Grid(["lstm", "gru"]).cells(), CUDA, H200)
     assert len(set(every)) == len(every) < 2 * 16 * 4  # ops, H and B, kinds of products
     assert {(task.op, task.shape.hidden) for task in every} == {

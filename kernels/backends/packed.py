@@ -321,8 +321,8 @@ def _backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
 
 def _no_double_backward(ctx: Any, *_: Any) -> Any:
     raise NotImplementedError(
-        "the torch backend has no double backward on a CPU; use backend='reference' for "
-        "gradients of gradients"
+        "on a CPU the torch backend has no double backward of packed rows; use "
+        "backend='reference' for gradients of gradients"
     )
 
 

@@ -227,6 +227,9 @@ class Trainer:
         if unknown:
             some = ", ".join(sorted(unknown)[:10])
             self.log.say(f"{len(unknown)} words are not in the lexicon and were spelled: {some}")
+        wanted, found = self.config.units.vocab_size, len(self.tokenizer.units)
+        if self.config.units.kind == "subword" and found < wanted:
+            self.log.say(f"the transcripts give {found} units, fewer than vocab_size = {wanted}")
         if self.state.step:
             self.log.say(f"resuming at epoch {self.state.epoch}, step {self.state.step}")
 

@@ -61,6 +61,12 @@ def test_the_lexicon_of_a_recipe_is_its_own(data, tmp_path):
     assert torch.equal(trainer.model.output.weight, weights["output.weight"].float())
 
 
+def test_transcripts_that_give_fewer_subwords_are_told(data, tmp_path, capsys):
+    recipe = parse_config(RECIPE | {"units": {"kind": "subword", "vocab_size": 999}}, "test")
+    train(recipe, data, tmp_path, device="cpu", max_steps=1)
+    assert "units, fewer than vocab_size = 999" in capsys.readouterr().err
+
+
 def test_subwords_of_another_number_are_no_start(data, tmp_path):
     def recipe(size: int) -> Config:
         units = {"kind": "subword", "vocab_size": size}

@@ -103,19 +103,19 @@ def audio_info(path: str | Path) -> AudioInfo:
     _check_regular(path)
     try:
         info = soundfile.info(_name(path))
-        if _is_unclosed_wav(path, info):
-            raise AudioError(f"{path}: its header does not say how long it is; convert it to FLAC")
+    except _UNKNOWN:
+        with _open_av(path) as container:
+            stream = _audio_stream(path, container)
+            seconds = _promised_seconds(container, stream)
+            rate, channels = stream.rate, stream.channels
+    else:
         if (info.format == "OGG" and is_chained_ogg(path)) or (_is_mp3(info) and mp3_parts(path)):
             raise AudioError(f"{path}: several recordings in a row; convert it to FLAC")
-        return AudioInfo(info.frames / info.samplerate, info.samplerate, info.channels)
-    except _UNKNOWN:
-        pass
-    with _open_av(path) as container:
-        stream = _audio_stream(path, container)
-        seconds = _promised_seconds(container, stream)
-        if seconds is None:
-            raise AudioError(f"{path}: its header does not say how long it is; convert it to FLAC")
-        return AudioInfo(seconds, stream.rate, stream.channels)
+        seconds = None if _is_unclosed_wav(path, info) else info.frames / info.samplerate
+        rate, channels = info.samplerate, info.channels
+    if seconds is None:
+        raise AudioError(f"{path}: its header does not say how long it is; convert it to FLAC")
+    return AudioInfo(seconds, rate, channels)
 
 
 def _check_regular(path: Path) -> None:

@@ -27,10 +27,10 @@ def read_hotwords(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected words in UTF-8, got {error.reason}") from None
     words = normalize(text).split()
-    if not words:
-        raise DataError(f"{path}: expected hotwords, a word a line, got none")
     if letters := foreign_letters(text):
         raise DataError(f"{path}: expected hotwords in letters of A-Z, got {letters}")
+    if not words:
+        raise DataError(f"{path}: expected hotwords, a word a line, got none")
     return tuple(dict.fromkeys(words))
 
 
@@ -39,12 +39,15 @@ def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float
     that come without a number.
 
     Raises:
-        ConfigError: these are no words, or a number is not finite.
+        ConfigError: these are no words, or have letters of another script, or a number is not
+            finite.
     """
     if isinstance(hotwords, Iterable) and not isinstance(hotwords, str | Mapping):
         hotwords = dict.fromkeys(hotwords, HOTWORD_SCORE)
     if not (isinstance(hotwords, Mapping) and all(isinstance(word, str) for word in hotwords)):
         raise ConfigError(f"hotwords: expected words, or words with numbers, got {hotwords!r}")
+    if letters := foreign_letters(" ".join(hotwords)):
+        raise ConfigError(f"hotwords: expected letters of A-Z, got {letters}")
     if not all(isinstance(x, Real) and isfinite(x) for x in hotwords.values()):
         raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
     return {word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()}

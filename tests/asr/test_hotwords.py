@@ -138,6 +138,11 @@ def test_what_are_no_words_is_said(wrong: Any) -> None:
         load_model(device="cpu", hotwords=wrong)
 
 
+def test_letters_of_another_script_are_no_hotwords() -> None:
+    with pytest.raises(ConfigError, match="hotwords: expected letters of A-Z, got ПРИВЕТ"):
+        bonuses_of(["son", "привет"])
+
+
 def _asr(*arguments: object) -> Result:
     command = ["transcribe", str(SAMPLE), "--device", "cpu", *map(str, arguments)]
     return CliRunner().invoke(app, command, prog_name="asr")

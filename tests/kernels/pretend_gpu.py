@@ -92,6 +92,7 @@ class Case:
     recompute: bool = False
     peephole: bool = False
     drop: bool = False
+    skewed: bool = False  # the states begin at an address like those of a stack's upper layers
 
     def run(self) -> None:
         """Forwards and backwards."""
@@ -106,7 +107,11 @@ class Case:
         ]
         if self.peephole:
             weights = [w._replace(peephole=tensor(gates - self.H)) for w in weights]
-        states = tuple(tensor(2, self.B, self.H) for _ in range(1 + (self.cell in LSTMS)))
+        size = 2 * self.B * self.H
+        states = tuple(
+            tensor(size + self.skewed)[int(self.skewed) :].view(2, self.B, self.H)
+            for _ in range(1 + (self.cell in LSTMS))
+        )
         y, final = layer(
             self.cell,
             tensor(self.T, self.B, self.D),
@@ -173,7 +178,12 @@ def report() -> dict[str, object]:
     before = compiled(*recurrence)
     for B, T, D in ((1, 1, 1), (16, 16, 16), (5, 33, 8), (2, 1000, 7)):
         Case(B=B, T=T, D=D).run()
+    Case(skewed=True).run()
     found["lstm bf16 compiled again"] = compiled(*recurrence) - before
+    Case(dtype=torch.float32).run()
+    before = compiled(*recurrence)
+    Case(dtype=torch.float32, skewed=True).run()
+    found["lstm fp32 compiled again"] = compiled(*recurrence) - before
 
     found["ctc"] = launches(ctc)
     loss = [getattr(loss_kernels, f"{launch['kernel']}") for launch in found["ctc"]]

@@ -54,7 +54,7 @@ def test_alignment_and_search_wait_for_nothing(report: Report) -> None:
     assert kernels == ["search_kernel", "trace_kernel"]
 
 
-@pytest.mark.parametrize("called", ["lstm bf16", "ctc", "align", "search"])
-def test_other_lengths_and_batches_compile_nothing(report: Report, called: str) -> None:
+@pytest.mark.parametrize("called", ["lstm bf16", "lstm fp32", "ctc", "align", "search"])
+def test_other_lengths_batches_and_addresses_compile_nothing(report: Report, called: str) -> None:
     """Each compilation is a second or more in which a training stands still."""
     assert report[f"{called} compiled again"] == 0

@@ -135,6 +135,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Model to start from; of other units, its encoder.")
     ] = None,
+    teacher: Annotated[
+        list[Path] | None, typer.Option(help="Model to learn from, with train.distill; repeatable.")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Threads that load audio: 2, or for a GPU all cores but one."),
@@ -159,6 +162,7 @@ def train(
         max_steps=max_steps,
         init=init,
         workers=workers,
+        teachers=teacher or (),
     )
 
 

@@ -151,6 +151,8 @@ class TrainConfig(_Table):
     # Weight of the denominator, see denominator.py; 0: CTC alone, 1: MMI. The training loss is then
     # no longer the CTC loss that validation shows, and may be negative.
     mmi: float = Field(0.0, ge=0, le=1)
+    # Weight of the divergence from what `asr train --teacher` models say, see distillation.py.
+    distill: float = Field(0.0, ge=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     warmup_steps: int = Field(500, ge=0)
@@ -164,8 +166,8 @@ class TrainConfig(_Table):
 
     @model_validator(mode="after")
     def _some_need_logits(self) -> Self:
-        if (self.consistency or self.mmi) and self.loss != "ctc":
-            raise ValueError(f'loss = "ctc" with consistency or mmi: got "{self.loss}"')
+        if (self.consistency or self.mmi or self.distill) and self.loss != "ctc":
+            raise ValueError(f'loss = "ctc" with consistency, mmi or distill: got "{self.loss}"')
         return self
 
 
@@ -209,22 +211,36 @@ _WEIGHTLESS = {
 }
 
 
+def other_features(theirs: Config, ours: Config) -> str:
+    """Settings of `theirs` that make other features than `ours`; empty: they are the same."""
+    return _others("features", theirs, ours)
+
+
 def other_network(theirs: Config, ours: Config) -> str:
     """Settings of `theirs` with which its weights fit no network of `ours`; empty: they fit.
 
     "[model] has hidden_size = 320 (expected: 256)". Only the number of units is not looked at.
     """
-    for table, weightless in _WEIGHTLESS.items():
-        has, expected = (getattr(each, table).model_dump() for each in (theirs, ours))
-        idle = {"stack"} if ours.model.subsampling == "conv4" else {"conv_channels"}
-        others = [
-            f"{key} = {has[key]} (expected: {expected[key]})"
-            for key in expected
-            if has[key] != expected[key] and key not in weightless | idle
-        ]
-        if others:
-            return f"[{table}] has {', '.join(others)}"
+    return other_features(theirs, ours) or _others("model", theirs, ours)
+
+
+def other_subwords(theirs: Config, ours: Config) -> str:
+    """The size of `theirs` where both have subwords and `ours` is another; else empty."""
+    if theirs.units.kind == ours.units.kind == "subword":
+        has, expected = theirs.units.vocab_size, ours.units.vocab_size
+        return f"[units] has vocab_size = {has} (expected: {expected})" if has != expected else ""
     return ""
+
+
+def _others(table: str, theirs: Config, ours: Config) -> str:
+    has, expected = (getattr(each, table).model_dump() for each in (theirs, ours))
+    idle = {"stack"} if ours.model.subsampling == "conv4" else {"conv_channels"}
+    others = [
+        f"{key} = {has[key]} (expected: {expected[key]})"
+        for key in expected
+        if has[key] != expected[key] and key not in _WEIGHTLESS[table] | idle
+    ]
+    return f"[{table}] has {', '.join(others)}" if others else ""
 
 
 def _valid_names(location: tuple[int | str, ...]) -> list[str]:

@@ -6,8 +6,9 @@ be told from its surroundings, and what differs between two warped voices be pas
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from asr.distillation import divergence
 
 
 def consistency_loss(
@@ -20,7 +21,4 @@ def consistency_loss(
     2025, "CR-CTC: Consistency regularization on CTC for improved speech recognition".
     """
     first, second = log_probs.detach().chunk(2)
-    others = torch.cat([second, first])
-    divergence = F.kl_div(log_probs, others, reduction="none", log_target=True).sum(-1)  # [2 B, T]
-    frame = torch.arange(divergence.shape[1], device=lengths.device)
-    return divergence.masked_fill(frame >= lengths[:, None], 0.0).sum()
+    return divergence(log_probs, torch.cat([second, first]), lengths)

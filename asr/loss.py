@@ -10,6 +10,7 @@ from asr.consistency import consistency_loss
 from asr.data import Batch
 from asr.denominator import log_denominator, unit_trigram
 from asr.device import computing_in
+from asr.distillation import Teachers, divergence
 from asr.flat_start import flat_start_loss, loudness
 from asr.model import AcousticModel
 
@@ -19,7 +20,8 @@ class TrainingLoss:
 
     With `consistency` the batch is seen in two views, each warped and masked on its own: the loss
     is the mean of theirs and, so weighted, of their divergences from each other. With `mmi` the
-    so weighted logarithm of the denominator is added.
+    so weighted logarithm of the denominator is added, with `distill` the divergence from what the
+    teachers say.
     """
 
     def __init__(
@@ -27,8 +29,10 @@ class TrainingLoss:
         model: AcousticModel,  # on its device
         config: Config,
         targets: list[list[int]],  # of all training speech
+        teachers: Teachers | None = None,
     ) -> None:
         self._model = model
+        self._teachers = teachers
         self._config = config
         self._trigram: Tensor | None = None  # [V, V, V]
         if config.train.mmi:
@@ -53,6 +57,10 @@ class TrainingLoss:
         target_lengths = batch.target_lengths.to(device, non_blocking=True)
         is_flat = step < settings.flat_start_steps
         views = 2 if settings.consistency and not is_flat else 1
+        taught = None  # [B, T', V]
+        if self._teachers is not None and not is_flat:
+            with computing_in(settings.precision, device):
+                taught = self._teachers(features, frames.to(device, non_blocking=True))
         if views == 2:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
@@ -72,7 +80,7 @@ class TrainingLoss:
                 return kernels.linear_ctc_loss(hidden, *weights, *labels, reduction="sum")
             logits = output(hidden)
         loss = kernels.ctc_loss(logits, *labels, reduction="sum")
-        if views == 1 and self._trigram is None:
+        if views == 1 and self._trigram is None and taught is None:
             return loss
         log_probs = logits.transpose(0, 1).float().log_softmax(-1)
         if views == 2:
@@ -80,4 +88,7 @@ class TrainingLoss:
         if self._trigram is not None:
             denominator = log_denominator(log_probs, lengths, self._trigram)
             loss = loss + settings.mmi * denominator.sum()
+        if taught is not None:
+            far = divergence(log_probs, taught.repeat(views, 1, 1), lengths)
+            loss = loss + settings.distill * far
         return loss / views

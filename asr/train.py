@@ -8,6 +8,7 @@ Another number of processes may go on with it, and then ends with other bits.
 
 import copy
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from asr.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from asr.config import Config, dump_config, other_network
+from asr.config import Config, dump_config, other_network, other_subwords
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
+from asr.distillation import Teachers, load_teachers
 from asr.errors import DataError, ModelError
 from asr.features import FilterBank
 from asr.files import reserved, write_text
@@ -57,6 +59,7 @@ class Trainer:
         init: Path | None = None,
         workers: int | None = None,
         processes: Processes = ALONE,
+        teachers: Sequence[Path] = (),
     ) -> None:
         self.config = config
         self.settings = config.train
@@ -72,8 +75,8 @@ class Trainer:
             check_recipe(self.checkpoint, config)
         start = None if init is None or resumed else _start(init, config)
         same_units = start is not None and start.config.units.kind == config.units.kind
-        theirs = start.tokenizer if start and same_units and not config.units.lexicon else None
-        self.tokenizer = self._tokenizer(train_set, theirs)
+        models = load_teachers(teachers, config, device)
+        self.tokenizer = self._tokenizer(train_set, [start, *models])
         torch.manual_seed(self.settings.seed)
         self.filter_bank = FilterBank(config.features).to(device)
         self.model = AcousticModel(config, len(self.tokenizer.units))
@@ -97,7 +100,8 @@ class Trainer:
             load_weights(self.model, weights, output=same_units)
         self.model.to(device)
         targets = self.train_set.targets
-        self.update = Update(self.model, self.filter_bank, config, targets, processes)
+        taught = Teachers(models, config, self.model, self.tokenizer.units) if models else None
+        self.update = Update(self.model, self.filter_bank, config, targets, processes, taught)
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
         self.best = BestEpochs(
@@ -123,10 +127,16 @@ class Trainer:
         """The error rate that picks the best epochs."""
         return "PER" if self.config.units.kind == "phoneme" else "WER"
 
-    def _tokenizer(self, train_set: list[Utterance], theirs: Tokenizer | None) -> Tokenizer:
+    def _tokenizer(
+        self, train_set: list[Utterance], models: Sequence[Packaged | None]
+    ) -> Tokenizer:
+        """That of the first model with the recipe's kind of units, if any; else a new one."""
         folder = self.out / "tokenizer"
         if self.processes.is_first and not self.checkpoint.exists():
-            tokenizer = theirs or build_tokenizer(self.config.units, [u.text for u in train_set])
+            units = self.config.units
+            alike = [m.tokenizer for m in models if m and m.config.units.kind == units.kind]
+            theirs = alike[0] if alike and not units.lexicon else None
+            tokenizer = theirs or build_tokenizer(units, [u.text for u in train_set])
             folder.mkdir(parents=True, exist_ok=True)
             tokenizer.save(folder)
         self.processes.wait()
@@ -374,10 +384,7 @@ class Trainer:
 def _start(init: Path, config: Config) -> Packaged:
     """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    others = other_network(start.config, config)
-    theirs, ours = start.config.units, config.units
-    if theirs.kind == ours.kind == "subword" and theirs.vocab_size != ours.vocab_size:
-        others = f"[units] has vocab_size = {theirs.vocab_size} (expected: {ours.vocab_size})"
+    others = other_network(start.config, config) or other_subwords(start.config, config)
     if others:
         raise ModelError(
             f"{init}: its {others}; take that into the recipe, or train without --init"
@@ -408,6 +415,7 @@ def train(
     max_steps: int | None = None,
     init: Path | None = None,
     workers: int | None = None,
+    teachers: Sequence[Path] = (),
 ) -> Path:
     """Train `config` on the manifests in `data`; resumes when `out` holds a checkpoint.
 
@@ -421,15 +429,18 @@ def train(
             recipe names; of a model of another kind of units all but the output layer. A training
             that is resumed does not look at it.
         workers: threads that read and augment audio; None: see `Processes.loading_threads`.
+        teachers: model directories for a recipe with `distill`, see asr/distillation.py; a training
+            that is resumed needs them again.
 
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.
-        ModelError: the checkpoint or `init` does not fit the recipe.
-        ConfigError: there is no such device.
+        ModelError: the checkpoint, `init` or a teacher does not fit the recipe.
+        ConfigError: there is no such device; `distill` without teachers, or teachers without it.
         AsrError: another training is at work in `out`.
     """
     with (
         joined(device) as (processes, device),
         reserved(out, "epochs", "model") if processes.is_first else nullcontext(),
     ):
-        return Trainer(config, data, out, device, init, workers, processes).run(max_steps)
+        trainer = Trainer(config, data, out, device, init, workers, processes, teachers)
+        return trainer.run(max_steps)

@@ -9,6 +9,7 @@ from torch import Generator, nn
 
 from asr.config import Config
 from asr.data import Batch
+from asr.distillation import Teachers
 from asr.features import FilterBank
 from asr.loss import TrainingLoss
 from asr.model import AcousticModel
@@ -35,6 +36,7 @@ class Update:
         config: the recipe.
         targets: of all training speech.
         processes: whose gradients are averaged.
+        teachers: whom the model is drawn towards, if the recipe says so.
     """
 
     def __init__(
@@ -44,12 +46,13 @@ class Update:
         config: Config,
         targets: list[list[int]],
         processes: Processes = ALONE,
+        teachers: Teachers | None = None,
     ) -> None:
         self._model = model
         self._filter_bank = filter_bank
         self._settings = config.train
         self._processes = processes
-        self.loss = TrainingLoss(model, config, targets)
+        self.loss = TrainingLoss(model, config, targets, teachers)
         self.optimizer = build_optimizer(model, config.train.weight_decay)
 
     def __call__(self, batch: Batch, step: int, rate: float) -> Outcome:

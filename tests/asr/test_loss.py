@@ -140,9 +140,11 @@ def test_a_training_with_the_whole_denominator_tells_targets_apart(model, batch)
     assert values[-1] == pytest.approx(least, abs=0.1)
 
 
-@pytest.mark.parametrize("judge", ["consistency", "mmi"])
+@pytest.mark.parametrize("judge", ["consistency", "mmi", "distill"])
 def test_two_judges_need_the_logits(judge):
-    with pytest.raises(ConfigError, match=r'"ctc" with consistency or mmi: got "linear_ctc"'):
+    with pytest.raises(
+        ConfigError, match=r'"ctc" with consistency, mmi or distill: got "linear_ctc"'
+    ):
         _config(**{judge: 0.2, "loss": "linear_ctc"})
 
 

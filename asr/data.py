@@ -23,7 +23,7 @@ from asr.augment import augment_waveform
 from asr.config import AugmentConfig
 from asr.errors import AudioError, DataError
 from asr.table import read_table
-from asr.text import normalize
+from asr.text import foreign_letters, normalize
 from asr.threads import pool_with_cores
 
 _CUTS = {".jsonl", ".json", ".yaml", ".yml"}  # then perhaps .gz
@@ -48,7 +48,8 @@ def read_manifest(path: Path) -> list[Utterance]:
     """Utterances of a lhotse cut manifest, or of a TSV with `path` and `transcript` columns.
 
     Raises:
-        DataError: the file is missing, is neither, or holds no utterance.
+        DataError: the file is missing, is neither, or holds no utterance, or a transcript has
+            letters of another script.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; make one with `asr prepare`")
@@ -95,11 +96,20 @@ def _read_cuts(path: Path) -> list[Utterance]:
                 cut.id,
                 str(cut.recording.sources[0].source),
                 cut.duration,
-                normalize(supervision.text or ""),
+                _transcript(supervision.text or "", f"{path}: cut {cut.id}"),
                 supervision.speaker or "",
             )
         )
     return utterances
+
+
+def _transcript(text: str, place: str) -> str:
+    if letters := foreign_letters(text):
+        raise DataError(
+            f"{place}: expected a transcript in letters of A-Z, got {letters}; write it in those, "
+            "or leave it out"
+        )
+    return normalize(text)
 
 
 def _read_tsv(path: Path) -> list[Utterance]:
@@ -115,7 +125,8 @@ def _read_tsv(path: Path) -> list[Utterance]:
                 f"{path}:{row.line}: expected seconds as a number, got {cells['seconds']!r}"
             ) from None
         audio = str(path.parent / cells["path"])
-        text, speaker = normalize(cells["transcript"]), cells.get("speaker", "")
+        text = _transcript(cells["transcript"], f"{path}:{row.line}")
+        speaker = cells.get("speaker", "")
         utterances.append(Utterance(cells["path"], audio, seconds, text, speaker))
     return utterances
 

@@ -143,13 +143,24 @@ def test_bad_tsv(tmp_path, text, message):
         read_manifest(path)
 
 
-def test_a_transcript_is_text(utterances, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(5, "as text, got 5"), ("we call it медведь", "in letters of A-Z, got МЕДВЬ; write")],
+)
+def test_a_transcript_is_text_that_can_be_heard(utterances, tmp_path, text, message):
     recording = Recording.from_file(utterances[0].audio)
     cut = recording.to_cut()
-    cut.supervisions = [SupervisionSegment("a", recording.id, 0.0, recording.duration, text=5)]
+    cut.supervisions = [SupervisionSegment("a", recording.id, 0.0, recording.duration, text=text)]
     CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl")
-    with pytest.raises(DataError, match="expected a transcript as text, got 5"):
+    with pytest.raises(DataError, match=f"expected a transcript {message}"):
         read_manifest(tmp_path / "cuts.jsonl")
+
+
+def test_letters_of_other_scripts_are_named_with_their_line(tmp_path):
+    path = tmp_path / "set.tsv"
+    path.write_text("path\ttranscript\na.wav\tA\nb.wav\tшлюз\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"set.tsv:3: expected a transcript .*, got ШЛЮЗ; write"):
+        read_manifest(path)
 
 
 def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):

@@ -239,7 +239,8 @@ def bench_training(
         speeds.append(Speeds(name, Spread.of(training), inferring, work))
     utterances = sum(len(batch.ids) for batch in batches)
     return TrainingReport(
-        f"{config.name}, {config.train.precision}",
+        f"{config.name}, {config.train.precision}"
+        + (", without its teachers" if config.train.distill else ""),
         torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads",
         f"{len(batches)} of {utterances / len(batches):.0f} utterances, "
         f"{seconds / len(batches):.0f} s of noise; {repeats} times",

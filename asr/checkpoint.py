@@ -43,6 +43,7 @@ class TrainingState:
     batch: int = 0  # next batch of the epoch
     step: int = 0  # steps since the start, of one batch for each process
     corpus: int = 0  # checksum of the training set; 0: not known
+    teachers: int = 0  # checksum of their weights; 0: none
     skipped: int = 0  # steps left out because loss or gradient was not finite
     epoch_loss: float = 0.0  # sums over the epoch so far
     epoch_units: int = 0

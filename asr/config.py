@@ -151,7 +151,8 @@ class TrainConfig(_Table):
     # Weight of the denominator, see denominator.py; 0: CTC alone, 1: MMI. The training loss is then
     # no longer the CTC loss that validation shows, and may be negative.
     mmi: float = Field(0.0, ge=0, le=1)
-    # Weight of the divergence from what `asr train --teacher` models say, see distillation.py.
+    # Weight of the divergence from what `asr train --teacher` models say, see distillation.py; the
+    # training loss is then no longer the CTC loss either.
     distill: float = Field(0.0, ge=0)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -224,11 +225,13 @@ def other_network(theirs: Config, ours: Config) -> str:
     return other_features(theirs, ours) or _others("model", theirs, ours)
 
 
-def other_subwords(theirs: Config, ours: Config) -> str:
-    """The size of `theirs` where both have subwords and `ours` is another; else empty."""
-    if theirs.units.kind == ours.units.kind == "subword":
-        has, expected = theirs.units.vocab_size, ours.units.vocab_size
-        return f"[units] has vocab_size = {has} (expected: {expected})" if has != expected else ""
+def other_units(theirs: Config, ours: Config) -> str:
+    """Another kind of units than `ours`, or another number of subwords; empty: the same."""
+    has, expected = theirs.units, ours.units
+    if has.kind != expected.kind:
+        return f"[units] has kind = {has.kind!r} (expected: {expected.kind!r})"
+    if has.kind == "subword" and has.vocab_size != expected.vocab_size:
+        return f"[units] has vocab_size = {has.vocab_size} (expected: {expected.vocab_size})"
     return ""
 
 

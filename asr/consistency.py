@@ -6,9 +6,19 @@ be told from its surroundings, and what differs between two warped voices be pas
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from asr.distillation import divergence
+
+def divergence(
+    log_probs: Tensor,  # [B, T, V]
+    target: Tensor,  # [B, T, V] log-probabilities
+    lengths: Tensor,  # [B] int64, valid frames
+) -> Tensor:
+    """Sum over t < lengths of KL(target || log_probs), in nats, a scalar."""
+    each = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(-1)  # [B, T]
+    frame = torch.arange(each.shape[1], device=lengths.device)
+    return each.masked_fill(frame >= lengths[:, None], 0.0).sum()
 
 
 def consistency_loss(

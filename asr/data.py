@@ -49,7 +49,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
     Raises:
         DataError: the file is missing, is neither, or holds no utterance, or a transcript has
-            letters of another script.
+            letters that are none of A-Z even without their accents.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such manifest; make one with `asr prepare`")
@@ -106,8 +106,8 @@ def _read_cuts(path: Path) -> list[Utterance]:
 def _transcript(text: str, place: str) -> str:
     if letters := foreign_letters(text):
         raise DataError(
-            f"{place}: expected a transcript in letters of A-Z, got {letters}; write it in those, "
-            "or leave it out"
+            f"{place}: expected a transcript in letters of A-Z, got {letters} as well; write them "
+            "in those, or leave the utterance out"
         )
     return normalize(text)
 

@@ -5,44 +5,41 @@ told from what they left. A frame's probabilities say more than a transcript doe
 said, and what it nearly was.
 """
 
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from asr.config import Config, other_features, other_subwords
+from asr.config import Config, other_features, other_units
 from asr.errors import ConfigError, ModelError
 from asr.model import AcousticModel
 from asr.model_dir import Packaged, load_model_dir
-
-
-def divergence(
-    log_probs: Tensor,  # [B, T, V]
-    target: Tensor,  # [B, T, V] log-probabilities
-    lengths: Tensor,  # [B] int64, valid frames
-) -> Tensor:
-    """Sum over t < lengths of KL(target || log_probs), in nats, a scalar."""
-    each = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(-1)  # [B, T]
-    frame = torch.arange(each.shape[1], device=lengths.device)
-    return each.masked_fill(frame >= lengths[:, None], 0.0).sum()
 
 
 def load_teachers(directories: Sequence[Path], config: Config, device: str) -> list[Packaged]:
     """Load the models that a recipe is to learn from, none where it has no weight for any.
 
     Raises:
-        ConfigError: the recipe's weight, but no model, or a model, but no weight.
-        ModelError: a model directory is damaged.
+        ConfigError: the recipe's weight, but no model, or a model, but no weight; or a model's
+            own recipe is not valid.
+        ModelError: a model is damaged, hears other features or has another kind of units.
     """
     weight = config.train.distill
     if bool(weight) != bool(directories):
         raise ConfigError(
-            f"train.distill = {weight:g} and {len(directories)} models to learn from (--teacher): "
-            "expected a weight and a model, or neither"
+            f"train.distill = {weight:g}, --teacher given {len(directories)} times: expected a "
+            "weight and teachers, or neither"
         )
-    return [load_model_dir(directory, device) for directory in directories]
+    models = [load_model_dir(directory, device) for directory in directories]
+    for model in models:
+        others = other_features(model.config, config) or other_units(model.config, config)
+        if others:
+            raise ModelError(
+                f"{model.directory}: its {others}; take that into the recipe, or another teacher"
+            )
+    return models
 
 
 class Teachers:
@@ -51,33 +48,36 @@ class Teachers:
     See Hinton et al. 2015, "Distilling the knowledge in a neural network".
 
     Args:
-        models: on the device of the student; their networks may be other ones than its.
-        config: the student's recipe.
-        student: its network.
+        models: as `load_teachers` gives them; their networks may be other ones than the student's.
+        student: on their device.
         units: what that emits.
 
     Raises:
-        ModelError: a model hears other features, or emits other units or at another rate.
+        ModelError: a model emits other units, or at another rate.
     """
 
     def __init__(
-        self,
-        models: Sequence[Packaged],
-        config: Config,
-        student: AcousticModel,
-        units: Sequence[str],
+        self, models: Sequence[Packaged], student: AcousticModel, units: Sequence[str]
     ) -> None:
-        ours = student.frames_per_output
         for model in models:
-            others = other_features(model.config, config) or other_subwords(model.config, config)
-            theirs = model.model.frames_per_output
-            if not others and theirs != ours:
-                others = f"output has a frame for {theirs} of the features' (expected: {ours})"
-            if not others and tuple(model.tokenizer.units) != tuple(units):
-                others = f"{len(model.tokenizer.units)} units are not the student's {len(units)}"
-            if others:
-                raise ModelError(f"{model.directory}: cannot teach this recipe: its {others}")
+            theirs, ours = model.model.frames_per_output, student.frames_per_output
+            if theirs != ours:
+                raise ModelError(
+                    f"{model.directory}: its output has a frame for every {theirs} of its features "
+                    f"(expected: {ours}); give the recipe its [model] subsampling, or take another "
+                    "teacher"
+                )
+            if tuple(model.tokenizer.units) != tuple(units):
+                raise ModelError(
+                    f"{model.directory}: its units are other ones than the student's; all teachers "
+                    "and a model that --init names must have the same"
+                )
         self._networks = [model.model for model in models]
+        self.names = [model.config.name for model in models]
+        checksum = 0
+        for model in models:
+            checksum = zlib.crc32((model.directory / "model.safetensors").read_bytes(), checksum)
+        self.checksum = checksum  # of their weights
 
     @torch.no_grad()
     def __call__(

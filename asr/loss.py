@@ -1,16 +1,17 @@
 """The loss of a training step: what is done to the features, the network, and its judge."""
 
+import torch
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 import kernels
 from asr.augment import draw_masks, warp_frequencies
 from asr.config import Config
-from asr.consistency import consistency_loss
+from asr.consistency import consistency_loss, divergence
 from asr.data import Batch
 from asr.denominator import log_denominator, unit_trigram
 from asr.device import computing_in
-from asr.distillation import Teachers, divergence
+from asr.distillation import Teachers
 from asr.flat_start import flat_start_loss, loudness
 from asr.model import AcousticModel
 
@@ -57,16 +58,16 @@ class TrainingLoss:
         target_lengths = batch.target_lengths.to(device, non_blocking=True)
         is_flat = step < settings.flat_start_steps
         views = 2 if settings.consistency and not is_flat else 1
-        taught = None  # [B, T', V]
-        if self._teachers is not None and not is_flat:
-            with computing_in(settings.precision, device):
-                taught = self._teachers(features, frames.to(device, non_blocking=True))
+        for_teachers = features, frames.to(device, non_blocking=True)
         if views == 2:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
         masks = draw_masks(features.shape, frames, augment, generator, device)
         frames = frames.to(device, non_blocking=True)
+        taught = None  # [B, T', V]
         with computing_in(settings.precision, device):
+            if self._teachers is not None and not is_flat:
+                taught = self._teachers(*for_teachers)
             hidden, lengths = self._model.encode(features, frames, masks)
             output = self._model.output
             if is_flat:
@@ -89,6 +90,6 @@ class TrainingLoss:
             denominator = log_denominator(log_probs, lengths, self._trigram)
             loss = loss + settings.mmi * denominator.sum()
         if taught is not None:
-            far = divergence(log_probs, taught.repeat(views, 1, 1), lengths)
-            loss = loss + settings.distill * far
+            taught = torch.cat([taught] * views)
+            loss = loss + settings.distill * divergence(log_probs, taught, lengths)
         return loss / views

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from asr.averaging import BestEpochs
+from asr.card import model_card
 from asr.checkpoint import (
     EpochScore,
     TrainingState,
@@ -22,7 +23,7 @@ from asr.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from asr.config import Config, dump_config, other_network, other_subwords
+from asr.config import Config, dump_config, other_network, other_units
 from asr.data import Batch, Entry, Loader, Utterance, plan_batches, read_manifest
 from asr.distillation import Teachers, load_teachers
 from asr.errors import DataError, ModelError
@@ -66,6 +67,7 @@ class Trainer:
         self.out = out
         self.device = device
         self.processes = processes
+        models = load_teachers(teachers, config, device)
         train_set = [u for name in config.data.train for u in _manifest(data, name)]
         valid_set = [u for name in config.data.valid for u in _manifest(data, name)]
         if not train_set or not valid_set:
@@ -75,8 +77,7 @@ class Trainer:
             check_recipe(self.checkpoint, config)
         start = None if init is None or resumed else _start(init, config)
         same_units = start is not None and start.config.units.kind == config.units.kind
-        models = load_teachers(teachers, config, device)
-        self.tokenizer = self._tokenizer(train_set, [start, *models])
+        self.tokenizer = self._tokenizer(train_set, [*([start] if start else []), *models])
         torch.manual_seed(self.settings.seed)
         self.filter_bank = FilterBank(config.features).to(device)
         self.model = AcousticModel(config, len(self.tokenizer.units))
@@ -100,21 +101,26 @@ class Trainer:
             load_weights(self.model, weights, output=same_units)
         self.model.to(device)
         targets = self.train_set.targets
-        taught = Teachers(models, config, self.model, self.tokenizer.units) if models else None
-        self.update = Update(self.model, self.filter_bank, config, targets, processes, taught)
+        self.teachers = Teachers(models, self.model, self.tokenizer.units) if models else None
+        self.update = Update(
+            self.model, self.filter_bank, config, targets, processes, self.teachers
+        )
         self.state = TrainingState()
         self.log = TrainingLog(out, self.metric, quiet=not processes.is_first)
         self.best = BestEpochs(
             out / "epochs", self.settings.average_best, quiet=not processes.is_first
         )
         self._waited = self._heard = self._since = 0.0
+        checksum = self.teachers.checksum if self.teachers else 0
         if resumed:
             self.state = load_checkpoint(self.checkpoint, self.model, self.update.optimizer)
             if self.state.corpus not in (0, self.train_set.checksum):
                 self.log.say("the training data is not what it was at the last checkpoint")
+            if self.state.teachers != checksum:
+                self.log.say("the teachers are not those of the last checkpoint")
         elif start is None and processes.is_first:
             self._estimate_cmvn()
-        self.state.corpus = self.train_set.checksum
+        self.state.corpus, self.state.teachers = self.train_set.checksum, checksum
         processes.share(list(self.model.state_dict().values()))
 
     @property
@@ -127,14 +133,12 @@ class Trainer:
         """The error rate that picks the best epochs."""
         return "PER" if self.config.units.kind == "phoneme" else "WER"
 
-    def _tokenizer(
-        self, train_set: list[Utterance], models: Sequence[Packaged | None]
-    ) -> Tokenizer:
+    def _tokenizer(self, train_set: list[Utterance], models: Sequence[Packaged]) -> Tokenizer:
         """That of the first model with the recipe's kind of units, if any; else a new one."""
         folder = self.out / "tokenizer"
         if self.processes.is_first and not self.checkpoint.exists():
             units = self.config.units
-            alike = [m.tokenizer for m in models if m and m.config.units.kind == units.kind]
+            alike = [m.tokenizer for m in models if m.config.units.kind == units.kind]
             theirs = alike[0] if alike and not units.lexicon else None
             tokenizer = theirs or build_tokenizer(units, [u.text for u in train_set])
             folder.mkdir(parents=True, exist_ok=True)
@@ -375,7 +379,9 @@ class Trainer:
         loss, rate = validate(model, self.filter_bank, self.tokenizer, self.valid_loader)
         weights = f"mean of epochs {sorted(best)}" if best else f"step {self.state.step}"
         self.log.say(f"{weights}: validation loss {loss:.3f}, {self.metric} {rate:.2%}")
-        card = _card(self.config, self.train_set.seconds, self.metric, rate, weights)
+        score = f"{self.metric} (greedy): {rate:.2%}"
+        names = self.teachers.names if self.teachers else ()
+        card = model_card(self.config, self.train_set.seconds, score, weights, names)
         save_model_dir(directory, self.config, model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
         return directory
@@ -384,7 +390,9 @@ class Trainer:
 def _start(init: Path, config: Config) -> Packaged:
     """The model to begin with; the recipe must have its features and its layers."""
     start = load_model_dir(init)
-    others = other_network(start.config, config) or other_subwords(start.config, config)
+    others = other_network(start.config, config)
+    if not others and start.config.units.kind == config.units.kind:
+        others = other_units(start.config, config)
     if others:
         raise ModelError(
             f"{init}: its {others}; take that into the recipe, or train without --init"
@@ -394,16 +402,6 @@ def _start(init: Path, config: Config) -> Packaged:
 
 def _manifest(data: Path, name: str) -> list[Utterance]:
     return read_manifest(data / f"{name}.jsonl.gz")
-
-
-def _card(config: Config, seconds: float, metric: str, rate: float, weights: str) -> str:
-    return (
-        f"# {config.name}\n\n"
-        f"Trained by `asr train` on {', '.join(config.data.train)}: {seconds / 3600:.2f} h of "
-        f"speech.\nWeights: {weights}. "
-        f"{metric} (greedy) on {', '.join(config.data.valid)}: {rate:.2%}.\n\n"
-        "`config.toml` is the whole recipe. The licence of the weights follows from the data's.\n"
-    )
 
 
 def train(
@@ -429,8 +427,9 @@ def train(
             recipe names; of a model of another kind of units all but the output layer. A training
             that is resumed does not look at it.
         workers: threads that read and augment audio; None: see `Processes.loading_threads`.
-        teachers: model directories for a recipe with `distill`, see asr/distillation.py; a training
-            that is resumed needs them again.
+        teachers: model directories for a recipe with `distill`, see asr/distillation.py, with its
+            features, rate of frames and kind of units; the first one's units are taken as those of
+            `init` would be. A training that is resumed needs them again.
 
     Raises:
         DataError: a manifest is missing or holds nothing that can be trained on.

@@ -145,7 +145,7 @@ def test_bad_tsv(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(5, "as text, got 5"), ("we call it медведь", "in letters of A-Z, got МЕДВЬ; write")],
+    [(5, "as text, got 5"), ("we call it медведь", "in letters of A-Z, got МЕДВЬ as well; write")],
 )
 def test_a_transcript_is_text_that_can_be_heard(utterances, tmp_path, text, message):
     recording = Recording.from_file(utterances[0].audio)
@@ -156,10 +156,10 @@ def test_a_transcript_is_text_that_can_be_heard(utterances, tmp_path, text, mess
         read_manifest(tmp_path / "cuts.jsonl")
 
 
-def test_letters_of_other_scripts_are_named_with_their_line(tmp_path):
+def test_letters_that_are_none_of_ours_are_named_with_their_line(tmp_path):
     path = tmp_path / "set.tsv"
-    path.write_text("path\ttranscript\na.wav\tA\nb.wav\tшлюз\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"set.tsv:3: expected a transcript .*, got ШЛЮЗ; write"):
+    path.write_text("path\ttranscript\na.wav\tÉTÉ\nb.wav\tŁódź in шлюз\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"set.tsv:3: expected a transcript .*, got ŁШЛЮЗ as well"):
         read_manifest(path)
 
 

@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 
 from asr.config import load_config
 from asr.errors import ConfigError
+from asr.model import AcousticModel
+from asr.model_dir import save_model_dir
 from asr.prepare import prepare_tsv
 from asr.processes import Processes, joined
+from asr.tokenizer import CharacterTokenizer
 from asr.train import Trainer
 
 RECIPE = """
@@ -54,6 +57,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "utterances.tsv").write_text("\n".join(rows) + "\n")
     prepare_tsv(source, source, "noise")
     (source / "recipe.toml").write_text(RECIPE)
+    (source / "taught.toml").write_text(RECIPE + "distill = 0.5\n")
+    config, tokenizer = load_config(source / "recipe.toml"), CharacterTokenizer()
+    network = AcousticModel(config, len(tokenizer.units))
+    save_model_dir(source / "teacher", config, network, tokenizer, "")
     return source
 
 
@@ -74,14 +81,16 @@ def test_loading_threads_share_the_cores(
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def _start(corpus: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    train = ("-m", "asr", "train", str(corpus / "recipe.toml"), "--device", "cpu")
+def _start(
+    corpus: Path, out: Path, *options: str, recipe: str = "recipe.toml"
+) -> subprocess.Popen[str]:
+    train = ("-m", "asr", "train", str(corpus / recipe), "--device", "cpu")
     folders = ("--data", str(corpus), "--out", str(out))
     return subprocess.Popen([*TWO, *train, *folders, *options], stderr=subprocess.PIPE, text=True)
 
 
-def _run(corpus: Path, out: Path, *options: str) -> str:
-    process = _start(corpus, out, *options)
+def _run(corpus: Path, out: Path, *options: str, recipe: str = "recipe.toml") -> str:
+    process = _start(corpus, out, *options, recipe=recipe)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     return errors
@@ -96,13 +105,16 @@ def _assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_two_processes_train_one_model_and_resume_with_the_same_bits(corpus, tmp_path):
-    said = _run(corpus, tmp_path / "whole")
+@pytest.mark.parametrize("recipe", ["recipe.toml", "taught.toml"])
+def test_two_processes_train_one_model_and_resume_with_the_same_bits(corpus, tmp_path, recipe):
+    taught = ["--teacher", str(corpus / "teacher")] if recipe == "taught.toml" else []
+    said = _run(corpus, tmp_path / "whole", *taught, recipe=recipe)
     assert said.count("epoch 1: ") == 1  # by one of them
     records = [json.loads(row) for row in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "epoch" in record] == [3, 6]
-    _run(corpus, tmp_path / "parts", "--max-steps", "1")
-    _run(corpus, tmp_path / "parts")
+    _run(corpus, tmp_path / "parts", *taught, "--max-steps", "1", recipe=recipe)
+    said = _run(corpus, tmp_path / "parts", *taught, recipe=recipe)
+    assert "are not those" not in said
     _assert_same(_weights(tmp_path / "parts"), _weights(tmp_path / "whole"))
 
 
@@ -137,6 +149,7 @@ from pathlib import Path
 import pytest
 from asr.config import load_config
 from asr.processes import joined
+from asr.tokenizer import CharacterTokenizer
 from asr.train import Trainer
 from asr.validate import validate
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from tones import RECIPE, prepare, tones_recipe
+from tones import RECIPE, tones_recipe
 
 from asr.config import Config, parse_config
 from asr.consistency import divergence
@@ -156,13 +156,6 @@ def test_a_teacher_has_the_units_and_the_frames_of_its_student(tmp_path):
         Teachers([student, other], student.model, units)
     with pytest.raises(ModelError, match=r"a: its units are other ones than the student's; all"):
         Teachers([student], student.model, units[::-1])
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("manifests")
-    prepare(tmp_path_factory.mktemp("tones"), out)
-    return out
 
 
 def test_a_weight_and_a_teacher_come_together(data, tmp_path):

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tones import RECIPE, prepare, say, tones_recipe
+from tones import RECIPE, say, tones_recipe
 
 import asr.checkpoint
 import asr.train
@@ -27,13 +27,6 @@ from asr.loading import load_model
 from asr.select import Corpus
 from asr.train import Trainer, train
 from asr.train_log import TrainingLog
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("manifests")
-    prepare(tmp_path_factory.mktemp("tones"), out)
-    return out
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:

@@ -1,23 +1,15 @@
 """Trainings that begin with another model's weights."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tones import RECIPE, prepare, tones_recipe
+from tones import RECIPE, tones_recipe
 
 from asr.config import Config, parse_config
 from asr.errors import ModelError
 from asr.train import Trainer, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("manifests")
-    prepare(tmp_path_factory.mktemp("tones"), out)
-    return out
 
 
 def test_starting_from_a_model_of_other_units(data, tmp_path):

@@ -184,9 +184,16 @@ class _Crew:
             self.tasks.put(None)
 
     def _hire(self, count: int) -> None:
-        self._hired += max(0, count)
         for _ in range(count):
-            threading.Thread(target=self._work, name="asr-feed", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, name="asr-feed", daemon=True).start()
+            except RuntimeError as error:  # there can be no more threads
+                if not self._hired:
+                    raise
+                _log.warning("no further process for the search: %s", error)
+                self.wanted = self._hired
+                return
+            self._hired += 1
 
     def _work(self) -> None:
         """Keep one process busy."""

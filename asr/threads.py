@@ -1,9 +1,19 @@
 """Pools of threads, each of which computes on its own share of the cores."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, current_thread
 
 import torch
+
+_OURS = "asr-"  # what the names of this package's threads begin with
+
+
+def is_ours() -> bool:
+    """Whether this is a thread of this package's, which must not wait for what it does itself.
+
+    A generator that nobody holds any more ends in whichever thread collects garbage next.
+    """
+    return current_thread().name.startswith(_OURS)
 
 
 def pool_with_cores(count: int, name: str, cores: int = 1) -> ThreadPoolExecutor:

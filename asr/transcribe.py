@@ -26,6 +26,7 @@ from asr.decode import Decoder
 from asr.errors import AudioError
 from asr.model_dir import Packaged
 from asr.segment import Segment, segments
+from asr.threads import is_ours
 from asr.word_search import Hypothesis
 from asr.workers import Workers
 
@@ -134,7 +135,10 @@ class Recognizer:
         """
         (result,) = self.transcribe_many([path])
         if isinstance(result, AudioError):
-            raise result
+            try:
+                raise result
+            finally:
+                del result  # it would hold this frame, and the frame the recogniser
         return result
 
     def transcribe_many(self, paths: Iterable[str | Path]) -> Iterator[Transcript | AudioError]:
@@ -206,7 +210,8 @@ class Recognizer:
                 yield from _of_like_length(pieces, most)
         finally:
             for executor in (pooler, readers):
-                executor.shutdown(cancel_futures=True)
+                executor.shutdown(wait=not is_ours(), cancel_futures=True)
+            del pooling  # an error in it would hold this frame, and the frame the recogniser
 
     def _pools(
         self, sources: Iterable[_Source], readers: ThreadPoolExecutor

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.model_dir import Packaged
-from asr.threads import pool_with_cores
+from asr.threads import is_ours, pool_with_cores
 
 _NETWORKS = 4  # batches that are in the network at most, each with 0.15 GB
 _SEARCHERS = 2  # batches whose words are sought, so that no process waits for a batch's last
@@ -82,8 +82,10 @@ class Workers:
 
         def results(at_most: int) -> Iterator[tuple[list[Item], Found]]:
             while underway and (len(underway) > at_most or underway[0].found.done()):
-                batch, _, found = underway.popleft()
-                yield batch, found.result()
+                batch, _, found = underway[0]
+                result = found.result()
+                underway.popleft()
+                yield batch, result
 
         def seek(batch: list[Item], heard: Future[Emissions]) -> Found:
             with torch.inference_mode():
@@ -97,10 +99,11 @@ class Workers:
                 yield from results(at_most=self._count + _AHEAD)
             yield from results(at_most=0)
         finally:
-            left: list[Future[Any]] = [part for batch in underway for part in batch[1:]]
-            for future in left:  # of somebody who has stopped asking
-                future.cancel()
-            wait(left)
+            # Of somebody who has stopped asking, or whose search failed.
+            parts: list[Future[Any]] = [part for batch in underway for part in batch[1:]]
+            running = [part for part in parts if not part.cancel()]
+            if not is_ours():
+                wait(running)
 
     def _hear(self, packaged: Packaged, waveforms: list[Tensor]) -> Future[Emissions]:
         """What the network hears; on a GPU it is asked here, where it is the caller's."""

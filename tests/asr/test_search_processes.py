@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -153,6 +154,25 @@ def test_no_more_start_than_they_are_limited_to(
     assert len(started) == 2
     processes.limit(1)
     assert recognised(decoder) == alone(words, BEAM)
+
+
+def test_where_no_more_threads_can_start_the_first_goes_on(
+    words: Vocabulary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = alone(words, BEAM)
+    monkeypatch.setattr(asr.search_processes, "_WORTH_STARTING", 0.0)
+    decoder = BeamDecoder(BEAM, SearchProcesses(words, 3))
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == "asr-feed":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    assert recognised(decoder) == expected
+    assert recognised(decoder) == expected
+    assert "no further process for the search: can't start new thread" in caplog.text
 
 
 def test_one_core_has_no_use_for_them(words: Vocabulary, started: list) -> None:

@@ -89,3 +89,23 @@ def test_who_stops_asking_leaves_nothing_behind(network: Heard) -> None:
     assert network.may_end.is_set()
     assert len(asked) < 20  # as many as there is room for, not all
     assert [found for _, found in run(network, [of_size(4)])] == [[4]]
+
+
+def test_who_is_forgotten_may_end_in_a_thread_of_ours(network: Heard) -> None:
+    """Garbage is collected wherever memory is asked for: in the search of the very batch, too."""
+    ended = threading.Event()
+
+    def search(batch: list[Tensor], *_: Tensor) -> int:
+        if len(batch[0]) == 2:
+            assert may_end.wait(10)
+            results.close()
+            ended.set()
+        return len(batch[0])
+
+    may_end, workers = threading.Event(), Workers.of_this_process()
+    batches = [of_size(size) for size in (1, 2, 3)]
+    results = workers.run(cast(Packaged, network), batches, lambda waveform: waveform, search)
+    assert next(results)[1] == 1
+    may_end.set()
+    assert ended.wait(10)
+    assert [found for _, found in run(network, [of_size(4)])] == [[4]]

@@ -226,20 +226,40 @@ def _long_file(
     command = [sys.executable, "-m", "asr", *_transcribe(model, precision, path)]
     output = path.with_suffix(".txt")
     start = time.perf_counter()
-    with output.open("wb") as stdout:
-        process = subprocess.Popen(command, stdout=stdout)
-        _, status, usage = os.wait4(process.pid, 0)
+    peak = peak_megabytes(command, output)
     elapsed = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    _expect_success(command, process.returncode)
     pieces = segments(read_blocks(path, recognizer.sample_rate), recognizer.sample_rate)
     texts = [recognizer.transcribe_waveform(piece.waveform).text for piece in pieces]
     score = word_error_rate([" ".join(texts)], [output.read_text(encoding="utf-8")])
-    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return LongFile(
         seconds=samples / SAMPLE_RATE,
         rtfx=samples / SAMPLE_RATE / elapsed,
-        peak_megabytes=usage.ru_maxrss * bytes_per_unit / 1e6,
+        peak_megabytes=peak,
         words=score.reference_length,
         differing_words=score.errors,
     )
+
+
+_SMALL = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
+
+
+def peak_megabytes(command: Sequence[str], output: Path) -> float:
+    """Run `command`, its standard output to a file; the memory it had at most, resident.
+
+    It is started by a small process: a child of this one would be counted with this one's peak.
+
+    Raises:
+        AsrError: it failed.
+    """
+    peak = output.with_suffix(".peak")
+    with output.open("wb") as stdout:
+        small = [sys.executable, "-c", _SMALL, str(peak), *command]
+        _expect_success(command, subprocess.call(small, stdout=stdout))
+    bytes_per_unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return int(peak.read_text()) * bytes_per_unit / 1e6

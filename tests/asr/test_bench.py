@@ -1,12 +1,13 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from asr.bench import bench, speech_like
-from asr.errors import AudioError
+from asr.bench import bench, peak_megabytes, speech_like
+from asr.errors import AsrError, AudioError
 
 
 def test_speech_like_sound_is_loud_enough_and_reproducible() -> None:
@@ -17,6 +18,15 @@ def test_speech_like_sound_is_loud_enough_and_reproducible() -> None:
     assert 0.01 < np.sqrt(np.mean(wave**2)) < 0.2
     np.testing.assert_array_equal(wave, speech_like(2.0, seed=3))
     assert np.abs(wave - speech_like(2.0, seed=4)).max() > 0.1
+
+
+def test_the_memory_of_a_command_is_its_own(tmp_path: Path) -> None:
+    """Torch is in this process, and takes more."""
+    command = [sys.executable, "-c", "x = b'x' * 50_000_000; print('said')"]
+    assert 50 < peak_megabytes(command, tmp_path / "out.txt") < 120
+    assert (tmp_path / "out.txt").read_text() == "said\n"
+    with pytest.raises(AsrError):
+        peak_megabytes([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "out.txt")
 
 
 @pytest.mark.slow

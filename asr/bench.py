@@ -25,6 +25,14 @@ from asr.segment import segments
 from asr.timing import Spread, seconds_of, wait_for
 from asr.transcribe import Recognizer
 
+#: Runs a command and writes its memory, ru_maxrss, into a file.
+_SMALL = """
+import resource, subprocess, sys
+status = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(status)
+"""
 _GAP = 0.5  # seconds of near silence between the parts of the long file
 
 
@@ -238,15 +246,6 @@ def _long_file(
         words=score.reference_length,
         differing_words=score.errors,
     )
-
-
-_SMALL = """
-import resource, subprocess, sys
-status = subprocess.call(sys.argv[2:])
-with open(sys.argv[1], "w") as file:
-    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
-sys.exit(status)
-"""
 
 
 def peak_megabytes(command: Sequence[str], output: Path) -> float:

@@ -8,7 +8,8 @@ from asr.config import Config
 def model_card(
     config: Config,
     seconds: float,  # of training speech
-    score: str,  # on the validation speech
+    metric: str,  # PER or WER
+    rate: float,  # of the greedy path on the validation speech
     weights: str,  # which ones these are
     teachers: Sequence[str] = (),  # names of the models that were learnt from
 ) -> str:
@@ -18,7 +19,7 @@ def model_card(
         f"# {config.name}\n\n"
         f"Trained by `asr train` on {', '.join(config.data.train)}: {seconds / 3600:.2f} h of "
         f"speech{taught}.\nWeights: {weights}. "
-        f"{score} on {', '.join(config.data.valid)}.\n\n"
+        f"{metric} (greedy) on {', '.join(config.data.valid)}: {rate:.2%}.\n\n"
         "`config.toml` is the whole recipe. The licence of the weights follows from the data's"
         f"{', and from those of these models' if teachers else ''}.\n"
     )

@@ -58,7 +58,7 @@ class TrainingLoss:
         target_lengths = batch.target_lengths.to(device, non_blocking=True)
         is_flat = step < settings.flat_start_steps
         views = 2 if settings.consistency and not is_flat else 1
-        for_teachers = features, frames.to(device, non_blocking=True)
+        as_it_came = features
         if views == 2:
             features, frames = features.repeat(2, 1, 1), frames.repeat(2)
         features = warp_frequencies(features, augment, self._config.features, generator)
@@ -67,7 +67,7 @@ class TrainingLoss:
         taught = None  # [B, T', V]
         with computing_in(settings.precision, device):
             if self._teachers is not None and not is_flat:
-                taught = self._teachers(*for_teachers)
+                taught = self._teachers(as_it_came, frames[: len(as_it_came)])
             hidden, lengths = self._model.encode(features, frames, masks)
             output = self._model.output
             if is_flat:

@@ -379,9 +379,9 @@ class Trainer:
         loss, rate = validate(model, self.filter_bank, self.tokenizer, self.valid_loader)
         weights = f"mean of epochs {sorted(best)}" if best else f"step {self.state.step}"
         self.log.say(f"{weights}: validation loss {loss:.3f}, {self.metric} {rate:.2%}")
-        score = f"{self.metric} (greedy): {rate:.2%}"
         names = self.teachers.names if self.teachers else ()
-        card = model_card(self.config, self.train_set.seconds, score, weights, names)
+        seconds = self.train_set.seconds
+        card = model_card(self.config, seconds, self.metric, rate, weights, names)
         save_model_dir(directory, self.config, model, self.tokenizer, card)
         self.log.say(f"wrote {directory}")
         return directory

@@ -245,7 +245,8 @@ class Recognizer:
                 try:
                     pulled = pulling.result()
                 except AudioError as error:
-                    yield _Chunk(file, [], True, error)
+                    # A result from here on: its frames would hold it, and the recogniser.
+                    yield _Chunk(file, [], True, error.with_traceback(None))
                     break
                 last = len(pulled) < _READ_AHEAD
                 if not last:

@@ -78,32 +78,35 @@ class Workers:
             waveform: an item's samples [N].
             search: called in threads, with a batch, log-probabilities [B, T', V] and lengths [B].
         """
+        # No frame that an error passes keeps a future: that would keep the error, and the error
+        # all its frames, with the search and its processes, until garbage is next collected.
         underway: deque[_Underway[Item, Found]] = deque()
 
         def results(at_most: int) -> Iterator[tuple[list[Item], Found]]:
             while underway and (len(underway) > at_most or underway[0].found.done()):
-                batch, _, found = underway[0]
-                result = found.result()
+                batch, result = underway[0].batch, underway[0].found.result()
                 underway.popleft()
                 yield batch, result
 
         def seek(batch: list[Item], heard: Future[Emissions]) -> Found:
+            try:
+                emissions = heard.result()
+            finally:
+                del heard
             with torch.inference_mode():
-                return search(batch, *heard.result())
+                return search(batch, *emissions)
+
+        def ask(batch: list[Item]) -> _Underway[Item, Found]:
+            heard = self._hear(packaged, list(map(waveform, batch)))
+            return _Underway(batch, heard, self._searcher.submit(seek, batch, heard))
 
         try:
             for batch in batches:
-                heard = self._hear(packaged, list(map(waveform, batch)))
-                found = self._searcher.submit(seek, batch, heard)
-                underway.append(_Underway(batch, heard, found))
+                underway.append(ask(batch))
                 yield from results(at_most=self._count + _AHEAD)
             yield from results(at_most=0)
         finally:
-            # Of somebody who has stopped asking, or whose search failed.
-            parts: list[Future[Any]] = [part for batch in underway for part in batch[1:]]
-            running = [part for part in parts if not part.cancel()]
-            if not is_ours():
-                wait(running)
+            _abandon(underway)
 
     def _hear(self, packaged: Packaged, waveforms: list[Tensor]) -> Future[Emissions]:
         """What the network hears; on a GPU it is asked here, where it is the caller's."""
@@ -112,6 +115,15 @@ class Workers:
         heard: Future[Emissions] = Future()
         heard.set_result(_emissions(packaged, waveforms))
         return heard
+
+
+def _abandon(underway: deque[_Underway[Item, Found]]) -> None:
+    """What somebody has stopped asking for, or what came after an error."""
+    parts: list[Future[Any]] = [part for batch in underway for part in batch[1:]]
+    underway.clear()
+    running = [part for part in parts if not part.cancel()]
+    if not is_ours():
+        wait(running)
 
 
 def _emissions(packaged: Packaged, waveforms: list[Tensor]) -> Emissions:

@@ -149,7 +149,6 @@ from pathlib import Path
 import pytest
 from asr.config import load_config
 from asr.processes import joined
-from asr.tokenizer import CharacterTokenizer
 from asr.train import Trainer
 from asr.validate import validate
 

@@ -169,9 +169,14 @@ def test_where_no_more_threads_can_start_the_first_goes_on(
             raise RuntimeError("can't start new thread")
         start(thread)
 
+    found = []
+    searching = threading.Thread(
+        target=lambda: found.extend([recognised(decoder), recognised(decoder)]), daemon=True
+    )
     monkeypatch.setattr(threading.Thread, "start", refused)
-    assert recognised(decoder) == expected
-    assert recognised(decoder) == expected
+    searching.start()
+    searching.join(WAIT)
+    assert found == [expected, expected]
     assert "no further process for the search: can't start new thread" in caplog.text
 
 

@@ -1,9 +1,11 @@
+import gc
 import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -312,3 +314,40 @@ def test_loading_says_what_is_wrong(tiny_model: Path, tmp_path: Path) -> None:
         load_model(tiny_model, "gpu")
     with pytest.raises(DataError, match="absent: no such language model"):
         load_model(tiny_model, "cpu", language_model=str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("no file", AudioError),
+        ("no path", ValueError),
+        ("no network", RuntimeError),
+        ("no words", RuntimeError),
+    ],
+)
+def test_an_error_does_not_keep_the_recogniser(
+    tmp_path: Path, fault: str, error: type[Exception]
+) -> None:
+    """Its search has processes, which would stay until garbage is next collected."""
+
+    def fail(*_: Tensor) -> list[Hypothesis]:
+        raise RuntimeError(fault)
+
+    hearing = recognizer()
+    if fault == "no words":
+        hearing.decoder = fail
+    if fault == "no network":
+        hearing.packaged = cast(Any, SimpleNamespace(**vars(Echo) | {"emissions": fail}))
+    paths = {"no file": tmp_path / "none.wav", "no path": cast(Any, 3)}
+    remembered = weakref.ref(hearing)
+    gc.disable()
+    try:
+        try:  # pytest.raises would hold the error
+            hearing.transcribe(paths.get(fault, record(tmp_path, "A")))
+        except error:
+            failed = True
+        del hearing
+        assert failed
+        assert remembered() is None
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ best hypotheses has it at that time. A logistic regression (Platt 1999) on the l
 fitted on a development set by `asr tune-lm`, turns them into a probability.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -75,14 +76,13 @@ def calibration_error(confidences: Tensor, right: Tensor, bins: int = 10) -> flo
 
 def _heard(hypothesis: Hypothesis, log_probs: Tensor) -> Iterator[float]:
     """Mean over a word's units of their posterior, highest between one unit and the next."""
+    frames = hypothesis.frames
+    following = (*frames[1:], len(log_probs))
     for first, end in hypothesis.word_frames:
-        following = (*hypothesis.frames[1:], end)
         peaks = []
-        units = zip(hypothesis.tokens, hypothesis.frames, following, strict=True)
-        for token, frame, next_frame in units:
-            if first <= frame < end:
-                span = slice(frame, max(frame + 1, min(next_frame, end)))
-                peaks.append(float(log_probs[span, token].max().exp()))
+        for index in range(bisect_left(frames, first), bisect_left(frames, end)):
+            span = slice(frames[index], max(frames[index] + 1, min(following[index], end)))
+            peaks.append(float(log_probs[span, hypothesis.tokens[index]].max().exp()))
         yield sum(peaks) / len(peaks) if peaks else 0.0
 
 

@@ -3,7 +3,7 @@
 The first process starts at once: while it loads the words, this one imports torch and reads the
 network. Later, flashlight holds Python's lock while it searches: in one process searches run one
 at a time, and the network waits for them. So the others follow once there is enough to do. They
-talk through pipes, and end with the one that started them, however that ends.
+talk through pipes, and end with the one that started them, however that ends, and with its forks.
 """
 
 import logging
@@ -32,6 +32,7 @@ from asr.word_search import Alternatives, Columns, WordSearch
 
 _WORTH_STARTING = 2.0  # seconds spent on searching: about what a process needs to be ready
 _MOST_PROCESSES = 8  # each holds the words, in 0.2 GB
+_RESTARTS = 3  # of each: what ends a process again and again, say a lack of memory, will go on
 # Modules are looked for where this process finds them, whatever lies in the working directory.
 _SERVE = (
     "import sys; sys.path[:] = sys.argv[2:]; "
@@ -196,7 +197,16 @@ class _Crew:
             self._hired += 1
 
     def _work(self) -> None:
-        """Keep one process busy."""
+        """Keep one process busy, and another if it fails."""
+        process, restarts = self._start(), _RESTARTS
+        while process and self._serve(process):
+            if process.failed and restarts:
+                process, restarts = self._start() or process, restarts - 1
+        if process:
+            process.end()
+
+    def _start(self) -> "_Process | None":
+        """A process that is ready; None: there can be none, for a reason that was said."""
         try:
             vocabulary = pickle.dumps(self._vocabulary, pickle.HIGHEST_PROTOCOL)
             if self._version != _version(self._vocabulary.language_model):
@@ -207,12 +217,10 @@ class _Crew:
                 _log.warning("no further process for the search: %s", error)
             if not self.first.done():
                 self.first.set_exception(error)
-            return
+            return None
         if not self.first.done():
             self.first.set_result(None)
-        while self._serve(process):
-            pass
-        process.end()
+        return process
 
     def _serve(self, process: "_Process") -> bool:
         """Have a task done. Of what it holds nothing lives on while the next one is awaited."""
@@ -242,7 +250,7 @@ def _version(path: Path) -> tuple[int, int] | None:
 
 
 class _Process:
-    """Another process, which searches; once it fails, this one does its work."""
+    """Another process, which searches; once it has failed, this one does its work."""
 
     def __init__(self, vocabulary: bytes) -> None:
         answers, answer = os.pipe()  # its standard output is anybody's
@@ -268,9 +276,14 @@ class _Process:
             self.end()
             raise
 
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended."""
+        return self._answers.closed
+
     def search(self, task: _Task) -> Alternatives:
         """What is found in the task's utterance."""
-        if not self._answers.closed:
+        if not self.failed:
             try:
                 question = (task.config, task.columns)
                 found: Alternatives = self._ask(pickle.dumps(question, pickle.HIGHEST_PROTOCOL))
@@ -289,9 +302,12 @@ class _Process:
 
     def _ask(self, question: bytes) -> Any:
         assert self._process.stdin
-        self._process.stdin.write(question)
-        self._process.stdin.flush()
-        return pickle.load(self._answers)  # of a process that runs this very file
+        try:
+            self._process.stdin.write(question)
+            self._process.stdin.flush()
+            return pickle.load(self._answers)  # of a process that runs this very file
+        except (BrokenPipeError, EOFError):
+            raise RuntimeError(f"it ended with status {self._process.wait()}") from None
 
 
 def serve(answer: int) -> None:

@@ -8,8 +8,10 @@ searches starts in a quarter of the time.
 
 import math
 import threading
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -80,7 +82,9 @@ class WordSearch:
         with self._one_at_a_time:
             emissions = columns.emissions
             results = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
-            return tuple(self._read(result, columns.frames) for result in results[:_ALTERNATIVES])
+            found = [self._read(result, columns.frames) for result in results[:_ALTERNATIVES]]
+        # flashlight leaves those of equal score in the order of their addresses.
+        return tuple(sorted(found, key=lambda said: (-said.score, said.words, said.word_frames)))
 
     def _read(self, result: Any, kept: Sequence[int]) -> Hypothesis:
         """Read the best path; flashlight adds a step before the first frame and after the last."""
@@ -126,7 +130,12 @@ def _agreement(best: Hypothesis, others: Sequence[Hypothesis]) -> Iterator[float
     for word, (first, end) in zip(best.words, best.word_frames, strict=True):
         share = probabilities[0]
         for other, probability in zip(others, probabilities[1:], strict=True):
-            spans = zip(other.words, other.word_frames, strict=True)
-            if any(word == name and first < last and start < end for name, (start, last) in spans):
+            if word in other.words[_overlapping(other.word_frames, first, end)]:
                 share += probability
         yield share / sum(probabilities)
+
+
+def _overlapping(spans: Sequence[tuple[int, int]], first: int, end: int) -> slice:
+    """Where those are that share a frame with first..end - 1; one after the other, none empty."""
+    start = bisect_right(spans, first, key=itemgetter(1))
+    return slice(start, bisect_left(spans, end, lo=start, key=itemgetter(0)))

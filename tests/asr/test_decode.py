@@ -358,6 +358,18 @@ def test_one_sound_may_end_a_word_and_begin_the_next(directory: Path) -> None:
     assert found.tokens == tuple(tokenizer.encode("CAT TOP"))
 
 
+def test_what_is_equally_likely_stands_in_the_order_of_its_words(tmp_path: Path) -> None:
+    """Not of the places in memory: the same speech has the same transcript each time."""
+    alike = ARPA.replace("-1.0\tSEA", "-1.1\tSEA").replace("<s> SEE", "<s> TOP")
+    (tmp_path / "lm.arpa").write_text(alike)
+    tokenizer = PhonemeTokenizer(LEXICON)
+    decoder = build_decoder(BEAM, tokenizer, tmp_path)
+    assert isinstance(decoder, BeamDecoder)
+    (found,) = decoder.alternatives(emissions(tokenizer, "S IY S IY"), torch.tensor([4]))
+    equal = [said.words for said in found if said.score == found[0].score]
+    assert equal == [("SEA", "SEA"), ("SEA", "SEE"), ("SEE", "SEA"), ("SEE", "SEE")]
+
+
 def test_agreement_is_the_share_of_the_best_hypotheses(phonemes: Decoder) -> None:
     tokenizer = PhonemeTokenizer(LEXICON)
     the = decode(phonemes, emissions(tokenizer, "DH AH", sure=1 - 1e-6))

@@ -228,10 +228,31 @@ def test_a_killed_process_loses_nothing(
     hire_all(processes, started, monkeypatch)
     decoder = BeamDecoder(BEAM, processes)
     expected = alone(words, BEAM)
-    for process in started:
+    for process in started[:2]:
         process.kill()
         assert recognised(decoder) == expected
     until(lambda: recognised(decoder) == expected and "this one does its work" in caplog.text)
+    assert f"it ended with status {-signal.SIGKILL}" in caplog.text
+
+
+def test_another_takes_the_place_of_one_that_ends(
+    words: Vocabulary, started: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asr.search_processes, "_RESTARTS", 2)
+    processes = SearchProcesses(words, 2)
+    processes.limit(1)
+    decoder = BeamDecoder(BEAM, processes)
+    expected = recognised(decoder)
+    for count in (2, 3):
+        started[-1].kill()
+        assert recognised(decoder) == expected
+        until(lambda count=count: len(started) == count)
+        with monkeypatch.context() as here:
+            forbid_searching_here(here)
+            assert recognised(decoder) == expected
+    started[-1].kill()
+    assert recognised(decoder) == expected == recognised(decoder)
+    assert len(started) == 3
 
 
 def test_an_error_of_a_search_is_raised(words: Vocabulary, monkeypatch: pytest.MonkeyPatch) -> None:

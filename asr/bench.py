@@ -74,7 +74,7 @@ class Report:
                 f"model       {self.model}",
                 f"audio       {self.audio}",
                 f"many files  {self.throughput} x real time",
-                f"shares      {shares}",
+                f"shares      {shares}, of one file at a time",
                 f"one file    {long.seconds:.0f} s: {long.rtfx:.0f} x real time, "
                 f"{long.peak_megabytes:.0f} MB at most without the search processes",
                 f"its text    {long.differing_words} of {long.words} words differ from its pieces'",

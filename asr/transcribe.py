@@ -3,7 +3,8 @@
 Three stages work at the same time: threads read and cut files, others run the network on
 segments of like length, of whichever files they are, and further ones search for the words, or
 have processes do it (`asr.workers`). Memory is bounded: by the segments of two pools and the
-batches under way, not by the number or length of files.
+batches under way, not by the number or length of files. Of files in a row that are silent or
+cannot be read, the names are held until one speaks.
 """
 
 import os
@@ -114,7 +115,8 @@ class Recognizer:
     Args:
         packaged: the model, on its device.
         decoder: what turns the network's output into words; called from two threads.
-        batch_seconds: padded audio that goes through the network at once; None: by device.
+        batch_seconds: padded audio in a batch; None: by device. On a CPU up to four batches are
+            in the network at a time.
     """
 
     def __init__(
@@ -143,6 +145,10 @@ class Recognizer:
 
     def transcribe_many(self, paths: Iterable[str | Path]) -> Iterator[Transcript | AudioError]:
         """Transcribe files, much faster than one by one.
+
+        Args:
+            paths: taken in a thread of its own, well before their transcripts; while the next one
+                is awaited, finished transcripts may be too.
 
         Yields:
             For each path, in order, its transcript, or the error that says why there is none.

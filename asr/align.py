@@ -133,7 +133,9 @@ def read_text(text_or_file: str) -> str:
             letters of another script.
     """
     text = text_or_file
-    is_file = os.path.isfile(text_or_file)  # noqa: PTH113  (Path's raises on a long text)
+    # Path's own raise on a long text.
+    exists, is_folder = os.path.exists(text), os.path.isdir(text)  # noqa: PTH110, PTH112
+    is_file = exists and (not is_folder or "/" in text)  # a word may be a folder's name, too
     if is_file or re.fullmatch(r"\S+\.\w\w+|.+\.txt", text_or_file):
         try:
             text = Path(text_or_file).read_text(encoding="utf-8")

@@ -196,11 +196,13 @@ def evaluate(
         result = evaluate(
             recognizer.packaged, utterances, recognizer.decoder, on_progress=on_progress
         )
-    typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
-    if out is not None:
-        result.write_rows(out)
     for reason in result.failures.values():
         complain(reason)
+    try:
+        typer.echo(json.dumps(result.to_dict(), indent=2) if as_json else result.summary())
+    finally:  # also where nobody reads that
+        if out is not None:
+            result.write_rows(out)
     if result.failures:
         raise typer.Exit(1)
 
@@ -286,14 +288,16 @@ def align(
         check_picture(picture)
     packaged = load_model_dir(model, choose_device(device), precision)
     aligned = align(packaged, audio, words)
-    if output is AlignFormat.json:
-        typer.echo(_json(aligned.to_dict()))
-    else:
-        typer.echo(aligned.to_textgrid(), nl=False)
-    if picture is not None:
-        from asr.picture import draw
+    try:
+        if output is AlignFormat.json:
+            typer.echo(_json(aligned.to_dict()))
+        else:
+            typer.echo(aligned.to_textgrid(), nl=False)
+    finally:  # also where nobody reads that
+        if picture is not None:
+            from asr.picture import draw
 
-        draw(aligned, packaged.tokenizer.units, picture)
+            draw(aligned, packaged.tokenizer.units, picture)
 
 
 @app.command("tune-lm")
@@ -315,8 +319,8 @@ def tune_lm(
     packaged = load_model_dir(model, choose_device(device))
     with _progress("tune", None) as on_progress:
         tuning = tune_lm(packaged, utterances, language_model=lm, on_progress=on_progress)
-    save_weights(packaged, tuning.best)
     typer.echo(tuning.summary())
+    save_weights(packaged, tuning.best)
 
 
 @app.command()
@@ -340,7 +344,7 @@ def info(model: Model = None) -> None:
         typer.echo(f"{name:10}{value}")
     card = packaged.directory / "README.md"
     if card.is_file():
-        typer.echo("\n" + card.read_text(encoding="utf-8").strip())
+        typer.echo("\n" + card.read_text(encoding="utf-8", errors="replace").strip())
 
 
 @app.command()

@@ -43,4 +43,5 @@ class Commands(TyperGroup):
 
 def complain(error: object) -> None:
     """A line on stderr."""
-    typer.echo(f"asr: error: {error}", err=True)
+    text = str(error).replace("\n", "\\n")  # a file's name may have any
+    typer.echo(f"asr: error: {text}", err=True)

@@ -13,6 +13,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from asr.threads import pool_with_cores
 
 _CUTS = {".jsonl", ".json", ".yaml", ".yml"}  # then perhaps .gz
 # What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
-_NO_CUTS = (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AssertionError)
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_NO_CUTS = (OSError, EOFError, zlib.error, *_MALFORMED)
 _ROUNDING = 0.001  # seconds that a cut's duration and its recording's may differ
 _CHANGED = 0.2  # seconds by which no container is wrong about its recording
 
@@ -61,7 +63,7 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def _read_cuts(path: Path) -> list[Utterance]:
     from lhotse import CutSet
-    from lhotse.cut.data import DataCut  # not padded, nor mixed
+    from lhotse.cut.data import DataCut
 
     if not _CUTS & set(path.suffixes):
         raise DataError(
@@ -73,15 +75,8 @@ def _read_cuts(path: Path) -> list[Utterance]:
         raise DataError(f"{path}: neither NAME.tsv nor a lhotse cut manifest: {error}") from None
     utterances = []
     for cut in cuts:
-        whole = (
-            isinstance(cut, DataCut)
-            and cut.recording is not None
-            and [source.type for source in cut.recording.sources] == ["file"]
-            and cut.num_channels == cut.recording.num_channels
-            and cut.start == 0
-            and math.isclose(cut.duration, cut.recording.duration, abs_tol=_ROUNDING)
-        )
-        if len(cut.supervisions) != 1 or not whole:
+        # A DataCut is neither padded nor mixed.
+        if not (isinstance(cut, DataCut) and len(cut.supervisions) == 1 and _is_whole(cut)):
             raise DataError(
                 f"{path}: cut {cut.id} must be one whole recording, all channels of one file, "
                 "with one transcript"
@@ -101,6 +96,19 @@ def _read_cuts(path: Path) -> list[Utterance]:
             )
         )
     return utterances
+
+
+def _is_whole(cut: Any) -> bool:
+    """Whether a cut is all of a recording, which is one file."""
+    try:
+        return (
+            [source.type for source in cut.recording.sources] == ["file"]
+            and cut.num_channels == cut.recording.num_channels
+            and cut.start == 0
+            and math.isclose(cut.duration, cut.recording.duration, abs_tol=_ROUNDING)
+        )
+    except _MALFORMED:  # lhotse has not looked at all fields
+        return False
 
 
 def _transcript(text: str, place: str) -> str:

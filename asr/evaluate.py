@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from asr.errors import AudioError, DataError
 from asr.files import replacing
 from asr.metrics import ErrorRate, character_error_rate, word_error_rate
 from asr.model_dir import Packaged
+from asr.segment import segments
 from asr.text import normalize
 from asr.workers import Workers
 
@@ -68,7 +69,7 @@ class Evaluation:
         }
 
     def summary(self) -> str:
-        """Scores, speed and failures, a line each."""
+        """Scores and speed, a line each."""
         lines = [
             f"{name.split()[0]} {100 * score.rate:7.2f} %  {self.search_of(name):6}  "
             f"({score.substitutions} substitutions, {score.deletions} deletions, "
@@ -101,6 +102,8 @@ def evaluate(
 ) -> Evaluation:
     """Recognise `utterances` and compare with their transcripts.
 
+    A long one is cut into pieces as `asr.transcribe` cuts it.
+
     Args:
         packaged: the model; its device is the one it was loaded on.
         utterances: with transcripts; an unreadable one is named in `failures`, the rest is done.
@@ -123,20 +126,22 @@ def evaluate(
     # First, so that a transcript which cannot be phonemes is named before the work is done.
     phones = _reference_phones(packaged, utterances)
     failures: dict[str, str] = {}  # utterance -> reason
-    done: list[_Recognised] = []
+    found: dict[int, list[_Recognised]] = {}  # by the place of an utterance
     start = time.perf_counter()
     sample_rate = packaged.config.features.sample_rate
     recognised = Workers.of_this_process().run(
         packaged,
         _read_batches(utterances, sample_rate, batch_seconds, failures),
-        itemgetter(1),
+        attrgetter("waveform"),
         partial(_recognise, packaged, decoder),
     )
     with closing(recognised):
-        for _, some in recognised:
-            done += some
-            on_progress(len(done) + len(failures))
+        for batch, readings in recognised:
+            for piece, reading in zip(batch, readings, strict=True):
+                found.setdefault(piece.number, []).append(reading)
+            on_progress(len(found) + len(failures))
     wall_seconds = time.perf_counter() - start
+    done = [_joined(pieces) for pieces in found.values()]
     if not done:
         first = next(iter(failures.values()))
         raise DataError(f"evaluate: none of {len(utterances)} utterances is readable; {first}")
@@ -164,16 +169,31 @@ def evaluate(
     return Evaluation(scores, search, tuple(rows), failures, audio_seconds, wall_seconds)
 
 
-_Heard = tuple[Utterance, Tensor]  # and its waveform
+class _Piece(NamedTuple):
+    """Of a recording, or all of it."""
 
-
-@dataclass(frozen=True)
-class _Recognised:
+    number: int  # the utterance's place among all
     utterance: Utterance
+    start: int  # its first sample's place
+    waveform: Tensor  # [N]
+
+
+class _Recognised(NamedTuple):
+    utterance: Utterance
+    start: int
     samples: int
     greedy: str
     text: str  # the decoder's words; without one, what the greedy path reads
     phones: str  # units of these words
+
+
+def _joined(pieces: list[_Recognised]) -> _Recognised:
+    """All of a recording."""
+    utterances, starts, samples, *readings = zip(
+        *sorted(pieces, key=attrgetter("start")), strict=True
+    )
+    texts = (" ".join(filter(None, parts)) for parts in readings)
+    return _Recognised(utterances[0], starts[0], sum(samples), *texts)
 
 
 def _reference_phones(
@@ -189,7 +209,7 @@ def _reference_phones(
 def _recognise(
     packaged: Packaged,
     decoder: Decoder | None,
-    batch: list[_Heard],
+    batch: list[_Piece],
     log_probs: Tensor,  # [B, T', V]
     frames: Tensor,  # [B]
 ) -> list[_Recognised]:
@@ -203,8 +223,8 @@ def _recognise(
         texts = [" ".join(hypothesis.words) for hypothesis in hypotheses]
         phones = [packaged.tokenizer.decode(list(hypothesis.tokens)) for hypothesis in hypotheses]
     return [
-        _Recognised(utterance, waveform.numel(), *readings)
-        for (utterance, waveform), *readings in zip(batch, greedy, texts, phones, strict=True)
+        _Recognised(piece.utterance, piece.start, piece.waveform.numel(), *readings)
+        for piece, *readings in zip(batch, greedy, texts, phones, strict=True)
     ]
 
 
@@ -213,22 +233,23 @@ def _read_batches(
     sample_rate: int,
     batch_seconds: float,
     failures: dict[str, str],
-) -> Iterator[list[_Heard]]:
-    """Utterances of like length with their waveforms; one longer than the cap goes alone."""
-    batch: list[_Heard] = []
+) -> Iterator[list[_Piece]]:
+    """Pieces of utterances of like length; one longer than the cap goes alone."""
+    batch: list[_Piece] = []
     longest = 0
-    for utterance in sorted(utterances, key=lambda u: u.seconds):
+    for number, utterance in sorted(enumerate(utterances), key=lambda pair: pair[1].seconds):
         try:
             waveform = read_audio(utterance.audio, sample_rate)
         except AudioError as error:
             failures[utterance.id] = str(error)
             continue
         # The manifest's duration only sorts: a TSV need not have it.
-        longest = max(longest, waveform.numel())
-        if batch and longest * (len(batch) + 1) > batch_seconds * sample_rate:
-            yield batch
-            batch = []
-            longest = waveform.numel()
-        batch.append((utterance, waveform))
+        for piece in segments([waveform], sample_rate):
+            longest = max(longest, piece.waveform.numel())
+            if batch and longest * (len(batch) + 1) > batch_seconds * sample_rate:
+                yield batch
+                batch = []
+                longest = piece.waveform.numel()
+            batch.append(_Piece(number, utterance, *piece))
     if batch:
         yield batch

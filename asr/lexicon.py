@@ -6,6 +6,7 @@ from pathlib import Path
 
 from asr.errors import DataError
 from asr.files import write_text
+from asr.text import normalize
 
 PHONES: tuple[str, ...] = (
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY",
@@ -77,6 +78,11 @@ class Lexicon:
             raise DataError(f"{path}: expected a lexicon in UTF-8, got {error.reason}") from None
         if not len(lexicon):
             raise DataError(f"{path}: expected lines of WORD PH PH PH, got an empty lexicon")
+        if not any(normalize(word) == word for word in lexicon.words()):
+            raise DataError(
+                f"{path}: expected upper-case words of A-Z, 0-9 and apostrophe, got "
+                f"{next(lexicon.words())!r} and its like; pass them through asr.text.normalize"
+            )
         return lexicon
 
     def write(self, path: str | Path) -> None:

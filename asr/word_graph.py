@@ -17,6 +17,7 @@ from flashlight.lib.text.dictionary import Dictionary
 
 from asr.errors import DataError
 from asr.hotwords import BoostedModel
+from asr.text import normalize
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 
 Spelling = tuple[int, ...]  # units of a word
@@ -155,7 +156,7 @@ def read_unigrams(path: Path) -> dict[str, float]:
 def _speller(tokenizer: Tokenizer, separator: int | None) -> Callable[[str], list[Spelling]]:
     if not isinstance(tokenizer, PhonemeTokenizer):
         first = [] if separator is None else [separator]
-        return lambda word: [(*first, *tokenizer.encode(word))]
+        return lambda word: [(*first, *tokenizer.encode(word))] if normalize(word) == word else []
     pronunciations = tokenizer.lexicon
     units = {unit: index for index, unit in enumerate(tokenizer.units)}
 

@@ -75,6 +75,7 @@ class Summary:
     parts: dict[str, Part]  # by split, in alphabetical order
     rejected: int
     rejections: Path  # TSV of path and reason
+    earlier: tuple[Path, ...]  # manifests of such names that were there, and are not of this corpus
 
     def __iter__(self) -> Iterator[Part]:
         return iter(self.parts.values())
@@ -83,6 +84,11 @@ class Summary:
         lines = [str(part) for part in self]
         if self.rejected:
             lines.append(f"{self.rejections}: {self.rejected} left out, with the reasons")
+        lines += [
+            f"{manifest}: was there before and is left as it was; remove it if it is of an earlier "
+            "preparation of this corpus"
+            for manifest in self.earlier
+        ]
         return "\n".join(lines)
 
 
@@ -125,11 +131,13 @@ def write_manifests(
             f"{name}: expected at least one usable utterance, got {len(left_out)} that are not "
             f"(see {rejections}){first}"
         )
+    earlier = set(out.glob(f"{name}_*.jsonl.gz"))
     parts = {}
     for split in sorted({item.split for item, _ in kept}):
         chosen = sorted((pair for pair in kept if pair[0].split == split), key=lambda p: p[0].id)
         parts[split] = _write_part(chosen, out / f"{name}_{split}.jsonl.gz")
-    return Summary(parts, len(left_out), rejections)
+    earlier -= {part.manifest for part in parts.values()}
+    return Summary(parts, len(left_out), rejections, tuple(sorted(earlier)))
 
 
 def _check_path(path: Path) -> None:
@@ -144,21 +152,28 @@ def _check_path(path: Path) -> None:
 def _inspect(items: Sequence[Item]) -> tuple[list[tuple[Item, Audio]], list[Rejected]]:
     kept, rejected = [], []
     seen: Counter[str] = Counter()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for item, result in zip(items, pool.map(_decode, items), strict=True):
-            seen[item.id] += 1
-            if seen[item.id] > 1:
-                rejected.append(Rejected(str(item.audio), f"the id {item.id} came before"))
-            elif not normalize(item.text):
-                rejected.append(Rejected(str(item.audio), f"empty transcript {item.text!r}"))
-            elif letters := foreign_letters(item.text):
-                reason = f"transcript with letters that are none of A-Z: {letters}"
-                rejected.append(Rejected(str(item.audio), reason))
-            elif isinstance(result, Audio):
-                kept.append((item, result))
-            else:
-                rejected.append(Rejected(str(item.audio), result))
+    for item, result in zip(items, _decoded(items), strict=True):
+        seen[item.id] += 1
+        if seen[item.id] > 1:
+            rejected.append(Rejected(str(item.audio), f"the id {item.id} came before"))
+        elif not normalize(item.text):
+            rejected.append(Rejected(str(item.audio), f"empty transcript {item.text!r}"))
+        elif letters := foreign_letters(item.text):
+            reason = f"transcript with letters that are none of A-Z: {letters}"
+            rejected.append(Rejected(str(item.audio), reason))
+        elif isinstance(result, Audio):
+            kept.append((item, result))
+        else:
+            rejected.append(Rejected(str(item.audio), result))
     return kept, rejected
+
+
+def _decoded(items: Sequence[Item]) -> Iterator[Audio | str]:
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        yield from pool.map(_decode, items)
+    finally:  # after Ctrl-C nobody waits for what is left
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _decode(item: Item) -> Audio | str:
@@ -219,7 +234,8 @@ def _cut(item: Item, audio: Audio) -> dict[str, object]:
 
 def _table(rejected: Iterable[Rejected]) -> str:
     rows = sorted((entry.path, entry.reason) for entry in rejected)
-    return "".join(
+    table = "".join(
         "\t".join(" ".join(cell.split()) for cell in row) + "\n"
         for row in [("path", "reason"), *rows]
     )
+    return table.encode(errors="backslashreplace").decode()  # a file's name need not be UTF-8

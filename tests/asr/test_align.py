@@ -1,6 +1,8 @@
 """Aligning a text: the sample's words are where its transcript has them, whatever asks for them."""
 
+import itertools
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -81,6 +83,8 @@ def test_a_long_recording_is_aligned_as_one(tmp_path: Path, packaged: Packaged) 
     soundfile.write(path, [*samples] * 4, rate)
     aligned = align(packaged, path, " ".join([TEXT] * 4))
     n = len(TEXT.split())
+    for before, after in itertools.pairwise(aligned.words):
+        assert before.end <= after.start
     starts = [word.start for word in aligned.words]
     for turn in range(1, 4):
         shift = turn * len(samples) / rate
@@ -108,6 +112,21 @@ def test_a_text_is_words_or_a_file(tmp_path: Path) -> None:
         read_text("my absent.txt")
     with pytest.raises(DataError, match="expected a text to align"):
         read_text("...")
+
+
+def test_a_pipe_is_read_and_a_folder_is_not_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"The old tree\n")
+    os.close(writing)
+    assert read_text(f"/dev/fd/{reading}") == "THE OLD TREE"
+    os.close(reading)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tree").mkdir()
+    assert read_text("tree") == "TREE"
+    with pytest.raises(DataError, match="cannot read the text: Is a directory"):
+        read_text("./tree")
 
 
 def _asr(*arguments: object) -> Result:

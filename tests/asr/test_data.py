@@ -1,4 +1,5 @@
 import gzip
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -175,6 +176,26 @@ def test_a_part_of_a_recording_is_no_utterance(utterances, tmp_path):
         CutSet.from_cuts([cut]).to_file(path)
         with pytest.raises(DataError, match="must be one whole recording"):
             read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("recording", "x"),
+        ("recording", 5),
+        ("duration", "5"),
+        ("duration", None),
+        ("start", None),
+    ],
+)
+def test_a_cut_of_other_things_is_refused(utterances, tmp_path, name, value):
+    recording = Recording.from_file(utterances[0].audio)
+    cut = recording.to_cut()
+    cut.supervisions = [SupervisionSegment("a", recording.id, 0.0, 0.1, text="A")]
+    path = tmp_path / "cuts.jsonl"
+    path.write_text(json.dumps(cut.to_dict() | {name: value}) + "\n")
+    with pytest.raises(DataError, match=r"cuts\.jsonl: (cut|neither)"):
+        read_manifest(path)
 
 
 def test_a_channel_of_a_recording_is_no_utterance(tmp_path):

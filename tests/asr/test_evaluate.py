@@ -1,5 +1,8 @@
 import csv
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +19,7 @@ from asr.config import Config, UnitConfig
 from asr.data import Utterance
 from asr.decode import GreedyDecoder
 from asr.errors import DataError
-from asr.evaluate import evaluate
+from asr.evaluate import _joined, _Recognised, evaluate
 from asr.metrics import ErrorRate
 from asr.model_dir import Packaged
 
@@ -177,6 +180,37 @@ def test_unreadable_audio_is_named_and_the_rest_done(
     assert done[-1] == 4
 
 
+def test_a_long_recording_is_its_pieces_in_order(tmp_path: Path) -> None:
+    """As it is transcribed; beside others of which two have the same name."""
+    noise = np.random.default_rng(0).uniform(-LEVEL / 9, LEVEL / 9, 45 * 16000)
+    soundfile.write(tmp_path / "long.wav", noise, 16000, subtype="FLOAT")
+    long = Utterance("long", str(tmp_path / "long.wav"), 45.0, "B C A", "speaker")
+    short = say(tmp_path, "short", "A", "B")
+    longest = 0
+
+    def heard(log_probs: Tensor, lengths: Tensor) -> list[Words]:
+        nonlocal longest
+        longest = max(longest, log_probs.shape[1])
+        return always_a(log_probs, lengths)
+
+    result = evaluate(model("subword"), [short, long, short], cast(Any, heard))
+    said = [(row.id, row.hypothesis) for row in result.rows]
+    assert said[1:] == [("short", "A"), ("short", "A")]
+    assert said[0] in (("long", "A A A"), ("long", "A A A A"))
+    assert longest <= 20 * 16000 / BLOCK
+    assert result.audio_seconds == pytest.approx(45 + 2 * short.seconds)
+
+
+def test_pieces_are_joined_in_their_order() -> None:
+    utterance = Utterance("long", "long.wav", 45.0, "A B C", "speaker")
+    pieces = [
+        _Recognised(utterance, 9, 4, "c", "C", "K"),
+        _Recognised(utterance, 0, 5, "a", "A", ""),
+        _Recognised(utterance, 5, 4, "", "B", "B IY"),
+    ]
+    assert _joined(pieces) == _Recognised(utterance, 0, 13, "a c", "A B C", "B IY K")
+
+
 def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least one utterance, got none"):
         evaluate(model("subword"), [])
@@ -221,3 +255,20 @@ def test_rows_that_cannot_be_written_lose_no_scores(tiny_model: Path, tmp_path: 
     assert result.exit_code == 1
     assert json.loads(result.stdout)["utterances"] == 1
     assert str(data) in result.stderr
+
+
+@pytest.mark.parametrize("command", ["evaluate", "align"])
+def test_where_nobody_reads_the_scores_the_file_is_written(
+    tiny_model: Path, tmp_path: Path, command: str
+) -> None:
+    audio, data, made = tmp_path / "a.wav", tmp_path / "data.tsv", tmp_path / "made.png"
+    soundfile.write(audio, np.zeros(8000), 16000)
+    data.write_text("path\ttranscript\na.wav\tA\n")
+    given = {"evaluate": [tiny_model, data, "--out"], "align": [audio, "A", "--model", tiny_model]}
+    arguments = [*given[command], *(["--picture"] if command == "align" else []), made]
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = [sys.executable, "-m", "asr", command, *map(str, arguments)]
+    subprocess.run(line, stdout=writing, check=False)
+    os.close(writing)
+    assert made.stat().st_size > 0

@@ -64,6 +64,15 @@ def test_a_file_that_is_no_lexicon_is_named(tmp_path: Path, content: bytes | Non
         Lexicon.read(path)
 
 
+def test_words_that_no_transcript_can_have_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lexicon.txt"
+    path.write_text("the DH AH\ncat K AE T\n")
+    with pytest.raises(DataError, match=r"lexicon\.txt: expected upper-case words .* got 'the'"):
+        Lexicon.read(path)
+    path.write_text("<noise> N\nTHE DH AH\n")  # words of its own kind may stand beside others
+    assert "THE" in Lexicon.read(path)
+
+
 def test_the_list_of_pronunciations_is_a_copy() -> None:
     lexicon = Lexicon([("A", ["AH0"])])
     lexicon["A"].append(("EY",))

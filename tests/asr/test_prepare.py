@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lhotse import CutSet
 
+import asr.prepare.manifests
 from asr.data import read_manifest
 from asr.errors import DataError
-from asr.prepare import Item, prepare_librispeech, prepare_tsv, write_manifests
+from asr.prepare import Item, Rejected, prepare_librispeech, prepare_tsv, write_manifests
 from asr.prepare.dev import choose_dev
 from asr.prepare.librispeech import SPLITS
 
@@ -330,6 +332,55 @@ def test_a_path_that_is_not_text_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.wav").rename(folder / "a.wav")
     with pytest.raises(DataError, match=r"caf\\udce9.*UTF-8; rename"):
         write_manifests([Item("a", folder / "a.wav", "A", "", "train")], tmp_path, "mine")
+
+
+def test_what_is_rejected_may_have_any_name(tmp_path: Path) -> None:
+    write_audio(tmp_path / "good.wav")
+    items = [Item("good", tmp_path / "good.wav", "A", "", "train")]
+    odd = [Rejected(os.fsdecode(b"caf\xe9\t1.flac"), "no\ntranscript")]
+    write_manifests(items, tmp_path / "data", "mine", odd)
+    assert rejections(tmp_path / "data" / "mine_rejected.tsv") == {
+        "caf\\udce9 1.flac": "no transcript"
+    }
+
+
+def test_manifests_of_an_earlier_preparation_are_named(tmp_path: Path) -> None:
+    source = tmp_path / "corpus"
+    for name in "ab":
+        write_audio(source / f"{name}.wav")
+    write_table(source, "a.wav\tA\ttrain\tS1", "b.wav\tB\ttrain\tS2")
+    first = prepare_tsv(source, tmp_path / "data", "mine", dev_speakers=1)
+    assert not first.earlier
+    dev = first.parts["dev"].manifest
+    second = prepare_tsv(source, tmp_path / "data", "mine")
+    assert second.earlier == (dev,)
+    assert f"{dev}: was there before" in str(second)
+
+
+def test_an_interrupt_does_not_wait_for_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it comes while the files are still being handed out."""
+    begun = []
+
+    def decode(item: Item) -> str:
+        begun.append(item)
+        time.sleep(0.02)
+        return "nothing"
+
+    class Interrupting(list):
+        def __iter__(self):
+            yield from super().__iter__()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(asr.prepare.manifests, "_decode", decode)
+    items = Interrupting(Item(str(n), tmp_path, "A", "", "train") for n in range(1000))
+    with pytest.raises(KeyboardInterrupt):
+        list(asr.prepare.manifests._decoded(items))
+    count = len(begun)
+    assert count < 500
+    time.sleep(0.5)
+    assert len(begun) <= count + 8  # those under way
 
 
 @pytest.mark.parametrize(("name", "split"), [("a/b", "train"), ("mine", "../train"), ("", "train")])

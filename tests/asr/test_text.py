@@ -20,6 +20,8 @@ ALLOWED = set(string.ascii_uppercase + string.digits + "' ")
         ("ﬁne ﬂat ſo １２ ß", "FINE FLAT SO 12 SS"),
         ("he said ' no '", "HE SAID NO"),
         ("the dogs' 3rd", "THE DOGS' 3RD"),
+        ("Mor\u00adning\u200dson \ufeffa\u2060n\ufe0f zero\u200bwidth", "MORNINGSON AN ZERO WIDTH"),
+        ("\u0149 a", "'N A"),
         ("", ""),
         (" \t\n…", ""),
     ],

@@ -1,11 +1,32 @@
 """What is around a call: devices, and who else of torch is listening."""
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def uncompiled(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Decorator: torch.compile leaves `function` out of its graphs.
+
+    As torch.compiler.disable, which for its part imports torch._dynamo, in a second or more.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        if torch.compiler.is_compiling():
+            disabled: Callable[Arguments, Result] = torch.compiler.disable(function)
+            return disabled(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def current_device(device: torch.device) -> AbstractContextManager[Any]:

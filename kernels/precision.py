@@ -8,6 +8,13 @@ from torch import Tensor
 
 from kernels.cells import Precision
 
+_MKLDNN = torch.backends.mkldnn.is_available()
+#: Whether the CPU has instructions for a dtype; asked here, where torch.compile does not trace it.
+_IN_HARDWARE = {
+    torch.bfloat16: _MKLDNN and torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    torch.float16: _MKLDNN and torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+}
+
 
 def compute_dtype(x: Tensor) -> torch.dtype:
     """`x`'s dtype; under torch.autocast the one of autocast.
@@ -20,7 +27,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     if not autocast_enabled(device) or x.dtype == torch.float64:
         return x.dtype
     dtype = torch.get_autocast_dtype(device)
-    if device == "cpu" and not _in_hardware(dtype):
+    if device == "cpu" and not _IN_HARDWARE.get(dtype):
         return torch.float32
     return dtype
 
@@ -58,8 +65,3 @@ def float32_products(precision: str | None) -> Iterator[None]:
         yield
     finally:
         products.fp32_precision = "none" if inherited else before
-
-
-def _in_hardware(dtype: torch.dtype) -> bool:
-    name = "bf16" if dtype == torch.bfloat16 else "fp16"
-    return bool(getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")())

@@ -16,7 +16,7 @@ from kernels.bench.grid import BATCH, FRAMES, HIDDEN, Grid, run_grid
 from kernels.bench.machine import machine
 from kernels.bench.picture import draw
 from kernels.bench.registry import BENCHMARKS, Benchmark, Shape
-from kernels.bench.report import load, save, table, title
+from kernels.bench.report import load, output_file, save, table, title
 from kernels.bench.run import run
 from kernels.cells import Cell
 
@@ -112,9 +112,11 @@ def _device(options: Options) -> torch.device:
     return device
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+def _positive(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least {least}, got {text!r}"
+        )
     return int(text)
 
 
@@ -140,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     grid.add_argument("--seconds", type=_positive, default=300, help="default: %(default)s")
     grid.add_argument(
-        "--json", type=Path, metavar="FILE", required=True, help="add a line a cell to FILE"
+        "--json", type=output_file, metavar="FILE", required=True, help="add a line a cell to FILE"
     )
     _add_runs(grid)
 
@@ -171,7 +173,11 @@ def _parser() -> argparse.ArgumentParser:
             f"--{size}", type=_positive, default=count, help="default: %(default)s"
         )
     layouts.add_argument(
-        "--json", type=Path, metavar="FILE", required=True, help="add a line a layout to FILE"
+        "--json",
+        type=output_file,
+        metavar="FILE",
+        required=True,
+        help="add a line a layout to FILE",
     )
 
     add("compile", _compile, "compile every kernel ahead of time and show what it takes", False)
@@ -181,9 +187,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_op(command: argparse.ArgumentParser, spec: Benchmark) -> None:
     for field in fields(spec.shape):
         command.add_argument(
-            f"--{field.name}", type=_positive, default=field.default, help="default: %(default)s"
+            f"--{field.name}",
+            type=partial(_positive, least=field.metadata.get("least", 1)),
+            default=field.default,
+            help="default: %(default)s",
         )
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the times to FILE too")
+    command.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the times to FILE too"
+    )
     _add_runs(command)
 
 

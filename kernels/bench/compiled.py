@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -23,6 +22,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.bench.assembly import AMDGCN, SASS, Loop, longest_loop
+from kernels.bench.report import output_file
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -156,16 +156,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", default="", metavar="TEXT", help="specimens with TEXT in the name"
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table to FILE too")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write the table to FILE too"
+    )
     options = parser.parse_args(arguments)
     if triton.knobs.runtime.interpret:
         print("compile: Triton is interpreting: set TRITON_INTERPRET=0", file=sys.stderr)
         return 2
+    chosen = [specimen for specimen in specimens() if options.only in specimen.name]
+    if not chosen:
+        parser.error(f"no specimen with {options.only!r} in its name")
     rows: list[dict[str, Any]] = []
     print(_line(*_HEADINGS), flush=True)
-    for specimen in specimens():
-        if options.only not in specimen.name:
-            continue
+    for specimen in chosen:
         for target in specimen.targets:
             if target in (options.target or TARGETS):
                 rows.append(_row(specimen, target))

@@ -1,7 +1,7 @@
 """The CTC loss of logits, forward and backward, against log_softmax and torch's own loss."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,7 +21,7 @@ class CtcShape:
 
     batch: int = 32  # B
     frames: int = 400  # T
-    vocabulary: int = 500  # V
+    vocabulary: int = field(default=500, metadata={"least": 2})  # V, the blank and a label
     labels: int = 60  # L
 
 

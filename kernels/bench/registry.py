@@ -63,7 +63,8 @@ class Benchmark:
     """An op and its rivals."""
 
     build: Build
-    shape: type[Any]  # dataclass of integers, each with a default, `frames` among them
+    #: Dataclass of integers, each with a default, `frames` among them; metadata's "least", or 1.
+    shape: type[Any]
     floor_us: Mapping[str, float]  # heading -> microseconds a step that physics allows, a model
 
 

@@ -1,5 +1,7 @@
 """The table for people and the JSON for machines: one record a line, whatever its benchmark."""
 
+import argparse
+import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,6 +44,14 @@ class Record:
         return [timing for timing in self.timings if timing.heading == heading][-1]
 
 
+def output_file(text: str) -> Path:
+    """Type of an argument: a file that can be written when all is measured."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
+    return path
+
+
 def save(path: Path, record: Record) -> None:
     """Write one record to `path`, whole or not at all."""
     part = path.with_name(path.name + ".part")
@@ -72,12 +82,30 @@ def _record(path: Path, number: int, line: str) -> Record:
     try:
         content: dict[str, Any] = json.loads(line)
         content["timings"] = [Timing(**timing) for timing in content["timings"]]
-        return Record(**content)
-    except (ValueError, KeyError, TypeError) as error:
+        record = Record(**content)
+        _expect_types(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}, line {number}: expected a record of kernels.bench, got {line[:40]!r}; "
             "make one with --json"
         ) from error
+    return record
+
+
+def _expect_types(record: Record) -> None:
+    """What a table and a picture are made of; others raise TypeError or AttributeError."""
+    timings = record.timings
+    names = [record.op, *itertools.chain(*((each.rival, each.heading) for each in timings))]
+    times = itertools.chain(*((each.median_ms, each.p10_ms, each.p90_ms) for each in timings))
+    sizes = record.shape.values()
+    if not (
+        {"batch", "frames"} <= record.shape.keys()
+        and all(isinstance(size, int) and size >= 1 for size in sizes)
+        and all(isinstance(name, str) for name in names)
+        and all(isinstance(time, int | float) for time in (*times, *record.floor_us.values()))
+        and isinstance(record.machine, dict)
+    ):
+        raise TypeError("a field holds something else")
 
 
 def title(machine: Machine) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from kernels.backends import available_backends, triton_is_interpreted
 from kernels.choice import choose_backend
+from kernels.context import uncompiled
 from kernels.ctc import align_torch
-from kernels.ctc.checks import Labels, check_scores, labels_of
+from kernels.ctc.checks import Labels, check_backend, check_scores, labels_of
 
 
 class Alignment(NamedTuple):
@@ -23,6 +24,7 @@ class Alignment(NamedTuple):
     token_scores: Tensor  # [B, L] mean log-probability of the token in its frames; 0 where none
 
 
+@uncompiled
 @torch.no_grad()
 def ctc_align(
     log_probs: Tensor,
@@ -56,6 +58,7 @@ def ctc_align(
             scores of its utterance NaN.
     """
     op = "ctc_align"
+    check_backend(op, backend)
     check_scores(op, "log_probs", log_probs, (3,))
     V = log_probs.shape[2]
     labels = labels_of(

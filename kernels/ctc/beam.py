@@ -8,9 +8,12 @@ from torch import Tensor
 from kernels.backends import available_backends, triton_is_interpreted
 from kernels.checks import Lengths, lengths_of
 from kernels.choice import choose_backend
-from kernels.context import moved
+from kernels.context import moved, uncompiled
 from kernels.ctc import beam_torch
-from kernels.ctc.checks import check_scores
+from kernels.ctc.checks import check_backend, check_scores
+from kernels.ctc.hotwords import Hotwords
+from kernels.ctc.lexicon import WordNGram
+from kernels.ctc.ngram import NGram
 
 
 class Scorer(Protocol):
@@ -70,6 +73,7 @@ class Hypotheses(NamedTuple):
     ctc_scores: Tensor  # [B, N] log-probability of the tokens, without the other scores
 
 
+@uncompiled
 @torch.no_grad()
 def ctc_beam_search(
     log_probs: Tensor,
@@ -121,11 +125,12 @@ def ctc_beam_search(
         takes the likelier way in at each step. NaN reaches its own utterance alone.
 
     Raises:
-        ValueError: an argument has a wrong shape, dtype, device or value, or the backend does not
-            take the scorers. `lengths` on a GPU is not looked at, as the host would have to wait;
-            there more than T counts as T.
+        ValueError: an argument has a wrong shape, dtype, device or value, a scorer is one of
+            other than V units, or the backend does not take the scorers. `lengths` on a GPU is not
+            looked at, as the host would have to wait; there more than T counts as T.
     """
     op = "ctc_beam_search"
+    check_backend(op, backend)
     check_scores(op, "log_probs", log_probs, (3,))
     T, B, V = log_probs.shape
     if T < 1 or B < 1 or V < 2:
@@ -138,6 +143,8 @@ def ctc_beam_search(
         raise ValueError(f"{op}: nbest must be from 1 to beam = {beam}, got {nbest}")
     if beam_tokens is not None and beam_tokens < 1:
         raise ValueError(f"{op}: beam_tokens must be None or at least 1, got {beam_tokens}")
+    _check_units(op, V, lm, "lm")
+    _check_units(op, V, hotwords, "hotwords")
     lengths = lengths_of(op, lengths, T, B, least=0)
     search_class = _search_class(op, backend, log_probs, lm, hotwords, beam)
     speller: Speller = beam_torch.FreeSpelling()
@@ -162,6 +169,21 @@ def ctc_beam_search(
     )
     wide = log_probs if log_probs.dtype == torch.float64 else log_probs.float()
     return Hypotheses(*search(wide, moved(lengths, log_probs.device), nbest))
+
+
+def _check_units(op: str, V: int, scorer: Scorer | Speller | None, name: str) -> None:
+    """Tables of another number of units would be read past their ends, or at wrong places."""
+    match scorer:
+        case NGram():
+            known = len(scorer.words)
+        case WordNGram():
+            known = scorer.num_units
+        case Hotwords():
+            known = scorer.after.shape[1]
+        case _:
+            return
+    if known != V:
+        raise ValueError(f"{op}: {name} must score V = {V} units, got one of {known}")
 
 
 def _search_class(

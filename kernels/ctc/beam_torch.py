@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from kernels.ctc.beam import Scorer, Speller
 
 _NEVER = -torch.inf
-_UNFINISHED = 1e4  # more than hypotheses of one utterance differ by
 _MIX = 6364136223846793005  # odd: multiplication by it permutes the 64-bit integers
 
 
@@ -108,8 +107,12 @@ class Search:
         for scorer, weight, states in zip(self.scorers, self.weights, found.states, strict=True):
             scores = scores + weight * scorer.finish(states)
         # Where no prefix ends with a word, the best that does not is better than nothing.
-        unfinished = ctc_scores + found.extra - _UNFINISHED
-        ranks, best = scores.where(scores != _NEVER, unfinished).topk(nbest)
+        unfinished = scores == _NEVER
+        ranks = (ctc_scores + found.extra).where(unfinished, scores)
+        best = ranks.argsort(1, descending=True)
+        finished_first = unfinished.gather(1, best).int().argsort(dim=1, stable=True)
+        best = best.gather(1, finished_first)[:, :nbest]
+        ranks = ranks.gather(1, best)
         state = _best_state(found.at_blank, found.at_label).gather(1, best)
         spoken, ended = self._walk(found, lengths, state, V)
         trace = self._tokens(spoken, ended, ranks == _NEVER)

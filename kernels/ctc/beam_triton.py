@@ -52,7 +52,7 @@ class Search(beam_torch.Search):
         context, node = (lengths.new_empty(B, K) for _ in range(2))
         ways, words = lengths.new_empty(T, B, 2 * K), lengths.new_empty(T, B, K)
         marks = lengths.new_zeros(B, K, V, R, dtype=torch.int32)
-        start, scoring, sizes = self._scoring(V)
+        start, scoring, sizes = self._scoring()
         beam_kernels.search_kernel[(B,)](
             *(
                 log_probs,
@@ -101,38 +101,25 @@ class Search(beam_torch.Search):
         likely = log_probs.masked_fill(every == self.blank, -torch.inf)
         return likely.topk(self.units, sorted=False).indices
 
-    def _scoring(self, V: int) -> tuple[int, Scoring, Sizes]:
-        """State of the language model at the beginning, and the tables of all scorers, their sizes.
-
-        Raises:
-            ValueError: a scorer knows fewer than V units; a kernel would read past its tables.
-        """
+    def _scoring(self) -> tuple[int, Scoring, Sizes]:
+        """State of the language model at the beginning; all scorers' tables, and their sizes."""
         start, weight = self.speller.start, self.speller_weight
         ngram, tree, hotwords = _NO_NGRAM, _NO_TREE, _NO_HOTWORDS
         sizes = Sizes(*(0,) * len(Sizes._fields))
         if isinstance(self.speller, WordNGram):
-            _expect_units(self.speller.num_units, V, "lm")
             ngram, tree = _ngram_tables(self.speller.model), _tree_tables(self.speller)
             sizes = _with_model(sizes, self.speller.model)._replace(
                 edges=len(self.speller.keys), tree_units=self.speller.num_units
             )
         for scorer, its_weight in zip(self.scorers, self.weights, strict=True):
             if isinstance(scorer, NGram):
-                _expect_units(len(scorer.words), V, "lm")
                 start, weight, ngram = scorer.start, its_weight, _ngram_tables(scorer)
                 sizes = _with_model(sizes, scorer)
             elif isinstance(scorer, Hotwords):
-                known = scorer.after.shape[1]
-                _expect_units(known, V, "hotwords")
                 hotwords = HotwordTables(scorer.after, scorer.complete, scorer.begun)
-                sizes = sizes._replace(hotword_units=known)
+                sizes = sizes._replace(hotword_units=scorer.after.shape[1])
         extra = weight, self.token_score, self.word_score
         return start, Scoring(ngram, tree, hotwords, *map(float, extra)), sizes
-
-
-def _expect_units(known: int, V: int, name: str) -> None:
-    if known < V:
-        raise ValueError(f"ctc_beam_search: {name} must score V = {V} units, got one of {known}")
 
 
 def _ngram_tables(ngram: NGram) -> NGramTables:

@@ -83,10 +83,26 @@ def labels_of(
     return Labels(targets, lengths, moved(frames, device), blank, limit)
 
 
+def only_targets(op: str, targets: Tensor) -> Tensor:
+    """Those of one utterance, [L] or [1, L], as [1, L]."""
+    expect_integers(f"{op}: targets", targets)
+    if targets.dim() != 1 and (targets.dim() != 2 or len(targets) != 1):
+        raise ValueError(
+            f"{op}: targets of one utterance must be [L] or [1, L], got {list(targets.shape)}"
+        )
+    return targets.reshape(1, -1)
+
+
 def check_options(op: str, reduction: str) -> None:
     """A reduction of torch's."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"{op}: reduction must be one of {list(REDUCTIONS)}, got {reduction!r}")
+
+
+def check_backend(op: str, backend: str | None) -> None:
+    """One of alignment and search, which have no reference."""
+    if backend not in (None, "torch", "triton"):
+        raise ValueError(f"{op}: backend must be None, 'torch' or 'triton', got {backend!r}")
 
 
 def check_scores(op: str, name: str, scores: Tensor, dims: Sequence[int]) -> None:
@@ -106,8 +122,10 @@ def check_linear(op: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -
     H = hidden.shape[-1]
     if weight.shape[1] != H:
         raise ValueError(f"{op}: weight must be [V, H] = [V, {H}], got {list(weight.shape)}")
-    if bias is not None and list(bias.shape) != [len(weight)]:
-        raise ValueError(f"{op}: bias must be [V] = [{len(weight)}], got {list(bias.shape)}")
+    if bias is not None:
+        check_scores(op, "bias", bias, (1,))
+        if len(bias) != len(weight):
+            raise ValueError(f"{op}: bias must be [V] = [{len(weight)}], got {list(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.device != hidden.device:
             raise ValueError(

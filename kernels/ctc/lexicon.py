@@ -90,7 +90,7 @@ class WordNGram:
             children=torch.tensor([child for _, child in edges]),
             words=torch.tensor([words + [-1] * (most - len(words)) for words in kept]),
             goes_on=torch.tensor([bool(below) for below in tree]),
-            promises=torch.tensor(promises),
+            promises=torch.tensor(promises, dtype=torch.float32),
         ).to(model.words.device)
 
     @property

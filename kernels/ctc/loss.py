@@ -15,6 +15,7 @@ from kernels.ctc.checks import (
     check_options,
     check_scores,
     labels_of,
+    only_targets,
     refuse_second_derivative,
 )
 from kernels.ctc.reducing import Reducing, Reduction
@@ -77,7 +78,7 @@ def ctc_loss(
         logits = logits.detach()
     alone = logits.dim() == 2
     if alone:
-        logits, targets = logits.unsqueeze(1), targets.reshape(1, -1)
+        logits, targets = logits.unsqueeze(1), only_targets(op, targets)
     name = backend_for(backend, logits)
     said = targets, input_lengths, target_lengths, blank
     if torch.compiler.is_compiling() and name != "reference":

@@ -174,9 +174,11 @@ def _build(
         num_words=W,
         words=torch.tensor(words),
         keys=keys,
-        log_probs=torch.tensor([log_prob for log_prob, _ in ngrams.values()])[rows],
+        log_probs=torch.tensor([p for p, _ in ngrams.values()], dtype=torch.float32)[rows],
         targets=torch.tensor([after(ngram) for ngram in ngrams])[rows],
-        backoffs=torch.tensor([ngrams[said][1] if said else 0.0 for said in contexts]),
+        backoffs=torch.tensor(
+            [ngrams[said][1] if said else 0.0 for said in contexts], dtype=torch.float32
+        ),
         shorter=torch.tensor([context(said[1:]) for said in contexts]),
     )
 

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +17,6 @@ import kernels
 from kernels import testing
 from kernels.bench import grid, profile, recurrent, report, run, timing, torch_rivals
 from kernels.bench.__main__ import main
-from kernels.bench.explain import explain
 from kernels.bench.job import Job
 from kernels.bench.outside_rivals import onnx_graph
 from kernels.bench.products import products
@@ -241,7 +240,25 @@ def test_records_survive_their_file(tmp_path: Path) -> None:
     assert load(tmp_path / "one") == [_record(), _record(op="gru")]
 
 
-@pytest.mark.parametrize("content", ["{", '{"op": "lstm"}', "[]", '{"timings": [{}]}'])
+def _changed(place: str, value: object) -> str:
+    """A record's line with something else in a place such as `timings.0.median_ms`."""
+    content = part = json.loads(json.dumps(asdict(_record())))
+    *way, last = place.split(".")
+    for step in way:
+        part = part[int(step) if step.isdigit() else step]
+    part[last] = value
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", '{"op": "lstm"}', "[]", '{"timings": [{}]}'),
+        *(_changed("shape", shape) for shape in ({}, [], {"batch": 1, "frames": 0})),
+        *(_changed("op", 3), _changed("machine", None), _changed("floor_us", {"forward": "1"})),
+        *(_changed("timings.0.median_ms", "3"), _changed("timings.1.heading", None)),
+    ],
+)
 def test_what_is_no_record_is_named(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -306,56 +323,6 @@ def test_matplotlib_is_imported_for_the_picture_only() -> None:
     code = "import sys, kernels.bench.__main__; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
-
-
-def test_plan_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "--hidden", "512", "--batch", "32", "--device", "h200"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("lstm H=512 B=32 bf16, directions: 2, on H200\nforward: ")
-    assert "\nbackward: " in printed
-    assert "processors" in printed
-
-
-def test_every_choice_of_plan_exists() -> None:
-    from kernels.bench.__main__ import _parser
-    from kernels.bench.explain import CARDS, DTYPES
-
-    options = ["plan", "--hidden", "64", "--batch", "3"]
-    for card in CARDS:
-        _parser().parse_args([*options, "--device", card])
-    for dtype in DTYPES:
-        assert _parser().parse_args([*options, "--dtype", dtype]).dtype == dtype
-        assert "\nforward: " in explain("gru", 3, 64, 1, dtype, "a100")
-
-
-def test_compile_takes_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kernels.bench import compiled
-
-    monkeypatch.setattr(compiled, "main", lambda arguments: len(arguments))
-    assert main(["compile", "--target", "sm_90", "--only", "lstm"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["fly"], "invalid choice: 'fly'"),
-        (["lstm", "--batch", "0"], "--batch: must be a whole number of at least 1, got '0'"),
-        (
-            ["lstm", "--hidden", "many"],
-            "--hidden: must be a whole number of at least 1, got 'many'",
-        ),
-        (["lstm", "--wings", "2"], "unrecognized arguments: --wings 2"),
-        (["plan", "--hidden", "512", "--batch", "2", "--device", "abacus"], "invalid choice"),
-        ([], "COMMAND"),
-    ],
-)
-def test_a_bad_command_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit:
-        main(arguments)
-    assert exit.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])

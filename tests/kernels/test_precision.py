@@ -48,3 +48,20 @@ def test_a_backward_pass_is_as_precise_as_its_forward_pass(backend: str) -> None
     with torch.autocast("cpu", torch.bfloat16):
         found = torch.autograd.grad(y, inputs)
     assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_on_a_cpu_breaks_no_graph(dtype: torch.dtype) -> None:
+    lstm, linear = kernels.LSTM(5, 3), torch.nn.Linear(3, 4)
+    lengths = torch.tensor([6, 4])
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", dtype):
+            y = lstm(x, None, lengths)[0]
+            said = torch.tensor([[1, 2], [3, 1]]), lengths, torch.tensor([2, 1])
+            return kernels.linear_ctc_loss(y, linear.weight, linear.bias, *said)
+
+    x = torch.randn(6, 2, 5)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), loss(x))

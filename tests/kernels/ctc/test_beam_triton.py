@@ -197,13 +197,15 @@ def test_what_it_does_not_know_is_named() -> None:
         ctc_beam_search(*case, 1025, backend="triton")
 
 
+@pytest.mark.parametrize("units", [V - 1, V + 1])
+@pytest.mark.parametrize("backend", ["torch", "triton"])
 @pytest.mark.parametrize(("scored", "name"), [("units", "lm"), ("words", "lm"), ("hotwords",) * 2])
-def test_scorers_of_fewer_units_are_named(
-    scored: str, name: str, scorers: dict[str, dict[str, Any]]
+def test_scorers_of_other_units_are_named(
+    scored: str, name: str, backend: str, units: int, scorers: dict[str, dict[str, Any]]
 ) -> None:
-    case = _log_probs(4, 4, 1, V + 1), torch.tensor([4])
-    with pytest.raises(ValueError, match=f"{name} must score V = {V + 1} units, got one of {V}"):
-        ctc_beam_search(*case, backend="triton", **scorers[scored])
+    case = _log_probs(4, 4, 1, units), torch.tensor([4])
+    with pytest.raises(ValueError, match=f"{name} must score V = {units} units, got one of {V}"):
+        ctc_beam_search(*case, backend=backend, **scorers[scored])
 
 
 @pytest.mark.gpu

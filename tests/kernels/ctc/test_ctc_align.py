@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kernels.ctc.align import Alignment, ctc_align
+from kernels.ctc.align import Alignment, _in_range, ctc_align
+from kernels.ctc.checks import Labels
 
 BACKENDS = ["torch", "triton"]  # triton is interpreted where there is no GPU
 backends = pytest.mark.parametrize("backend", BACKENDS)
@@ -205,8 +206,37 @@ def test_bad_arguments_are_named(place: int, bad: Tensor, message: str) -> None:
 def test_bad_blank_and_backend_are_named() -> None:
     with pytest.raises(ValueError, match="blank must be from 0 to V - 1 = 3, got 4"):
         ctc_align(*_GOOD, blank=4)
-    with pytest.raises(ValueError, match="backend must be None or one of"):
-        ctc_align(*_GOOD, backend="cuda")
+    for name in ("cuda", "reference"):
+        message = f"ctc_align: backend must be None, 'torch' or 'triton', got '{name}'"
+        with pytest.raises(ValueError, match=message):
+            ctc_align(*_GOOD, backend=name)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("targets", [[1, 4], [1, 2]]),
+        ("targets", [[-1, 3], [1, 2]]),
+        ("targets", [[1, 0], [1, 2]]),
+        ("lengths", [3, 1]),
+        ("lengths", [-1, 1]),
+        ("frames", [6, 5]),
+        ("frames", [-1, 5]),
+    ],
+)
+def test_what_the_host_does_not_see_is_brought_into_range(
+    field: str, value: list[list[int]] | list[int]
+) -> None:
+    T, V = 5, 4
+    past_its_end = torch.tensor([[1, 2], [3, 99]])
+    good = Labels(past_its_end, torch.tensor([2, 1]), torch.tensor([5, 4]), blank=0, limit=2)
+    labels, wrong = _in_range(good, T, V)
+    assert wrong.tolist() == [False, False]
+    assert labels.targets.tolist() == [[1, 2], [3, 0]]
+    labels, wrong = _in_range(good._replace(**{field: torch.tensor(value)}), T, V)
+    assert wrong.tolist() == [True, False]
+    for tensor, most in ((labels.targets, V - 1), (labels.lengths, 2), (labels.frames, T)):
+        assert ((tensor >= 0) & (tensor <= most)).all()
 
 
 @pytest.mark.gpu

@@ -24,6 +24,10 @@ def _loss(**changed: Any) -> Any:
     return ctc_loss(**(arguments | changed))
 
 
+def _alone(targets: Any) -> Any:
+    return ctc_loss(torch.randn(T, V), targets, [T], [2])
+
+
 def _linear(**changed: Any) -> Any:
     arguments: dict[str, Any] = {
         "hidden": torch.randn(T, B, H),
@@ -75,6 +79,15 @@ CASES: list[tuple[Callable[[], Any], str]] = [
         lambda: _loss(targets=torch.tensor([[1, 2], [4, 1]])),
         "ctc_loss: targets must be from 0 to V - 1 = 3 and not blank = 0, got 4 in utterance 1",
     ),
+    (
+        lambda: _alone([1, 2]),
+        "ctc_loss: targets must be a tensor of integers, got list",
+    ),
+    (
+        lambda: _alone(torch.tensor([[1, 2], [3, 1]])),
+        "ctc_loss: targets of one utterance must be [L] or [1, L], got [2, 2]",
+    ),
+    (lambda: _alone(torch.tensor(1)), "must be [L] or [1, L], got []"),
     (lambda: _loss(blank=2), "and not blank = 2, got 2 in utterance 0"),
     (
         lambda: _loss(logits=torch.randn(T, B, V).double(), backend="triton"),
@@ -85,6 +98,10 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: _linear(weight=torch.randn(V, 7)),
         "linear_ctc_loss: weight must be [V, H] = [V, 3], got [4, 7]",
+    ),
+    (
+        lambda: _linear(bias=[0.0] * V),
+        "linear_ctc_loss: bias must be a floating-point tensor, got list",
     ),
     (lambda: _linear(bias=torch.randn(3)), "linear_ctc_loss: bias must be [V] = [4], got [3]"),
     (
@@ -110,6 +127,8 @@ def test_good_arguments_pass() -> None:
     assert _loss().isfinite()
     assert _linear(bias=None).isfinite()
     assert _loss(target_lengths=torch.zeros(B, dtype=torch.int32)).isfinite()
+    assert _alone(torch.tensor([1, 2])).isfinite()
+    assert _alone(torch.tensor([[1, 2]])).isfinite()
     labels, lengths = torch.tensor([[1, 2], [3, 1]]), torch.tensor([2, 1])
     logits = torch.randn(T, B, V)
     for dtype in (torch.uint8, torch.int16, torch.int32):

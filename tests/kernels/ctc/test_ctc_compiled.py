@@ -93,6 +93,17 @@ def test_wrong_lengths_are_named() -> None:
         loss(torch.randn(T, B, V), torch.tensor([20, 15, 21, 9]))
 
 
+def test_alignment_and_search_are_left_out() -> None:
+    def both(logits: Tensor) -> tuple[kernels.Alignment, kernels.Hypotheses]:
+        log_probs = logits.log_softmax(-1)
+        aligned = kernels.ctc_align(log_probs, TARGETS.clamp(min=0), FRAMES, LENGTHS)
+        return aligned, kernels.ctc_beam_search(log_probs, FRAMES, 3, nbest=2)
+
+    logits = torch.randn(T, B, V)
+    compiled, plain = torch.compile(both, backend="eager")(logits), both(logits)
+    torch.testing.assert_close(compiled, plain)
+
+
 def test_narrow_lengths_do_not_overflow() -> None:
     logits = torch.randn(100, 2, V)
     narrow = torch.tensor([90, 70], dtype=torch.int8)

@@ -166,6 +166,25 @@ def test_a_word_that_is_cut_short_is_better_than_nothing(arpa: Path) -> None:
     assert short.scores.item() == -math.inf
 
 
+def test_a_word_that_is_cut_short_comes_after_whole_ones_however_unlikely(arpa: Path) -> None:
+    lm = WordNGram.build(NGram.from_arpa(arpa, WORDS), [(2, [1]), (4, [2, 1])], 3)
+    log_probs = torch.tensor([[[-2e4, -2e4, 0.0]]])
+    result = ctc_beam_search(log_probs, torch.tensor([1]), 5, lm=lm, nbest=3)
+    assert result.tokens[0, 2].tolist() == [2]
+    assert result.scores[0].isfinite().tolist() == [True, True, False]
+
+
+def test_tables_are_single_precision_whatever_torchs_default(arpa: Path) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        lm = WordNGram.build(NGram.from_arpa(arpa, WORDS), SPELLINGS, 3)
+    finally:
+        torch.set_default_dtype(before)
+    tables = lm.model.log_probs, lm.model.backoffs, lm.promises
+    assert {table.dtype for table in tables} == {torch.float32}
+
+
 def test_where_nothing_can_be_spelled_there_is_no_text(arpa: Path) -> None:
     lm = WordNGram.build(NGram.from_arpa(arpa, WORDS), [(0, [1, 2])], 3)
     log_probs = torch.full((3, 1, 3), -50.0)

@@ -52,7 +52,10 @@ def current_precision() -> Precision:
 
 @contextmanager
 def float32_products(precision: str | None) -> Iterator[None]:
-    """torch's own float32 products on a GPU in this precision, ieee or tf32, unless None."""
+    """torch's own float32 products on a GPU in this precision, ieee or tf32, unless None.
+
+    The switch is the process's: two threads that turn it at once leave it wrong.
+    """
     products = torch.backends.cuda.matmul
     before = products.fp32_precision
     if precision in (None, before):

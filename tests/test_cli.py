@@ -1,10 +1,13 @@
 """What a user sees: results on stdout, one line for each failure on stderr, an exit status."""
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -252,6 +255,33 @@ def test_info_shows_size_and_card(tiny_model: Path) -> None:
     assert result.exit_code == 0
     assert "character, " in result.stdout
     assert "WER on nothing: 100 %" in result.stdout
+
+
+def test_a_card_need_not_be_utf8(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_bytes(b"caf\xe9\n")
+    result = asr("info", "--model", tmp_path / "model")
+    assert result.exit_code == 0
+    assert "caf\ufffd" in result.stdout
+
+
+def test_a_name_of_two_lines_is_one_line_of_an_error(tmp_path: Path, tiny_model: Path) -> None:
+    error = error_of(asr("transcribe", tmp_path / "a\nb.wav", "--model", tiny_model))
+    assert "a\\nb.wav: No such file" in error
+
+
+def test_what_was_tuned_is_said_before_it_is_written(
+    tmp_path: Path, speech: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "config.toml")
+
+    found = SimpleNamespace(best=None, summary=lambda: "lm_weight 1.5")
+    monkeypatch.setattr("asr.tune.tune_lm", lambda *_, **__: found)
+    monkeypatch.setattr("asr.tune.save_weights", full)
+    result = asr("tune-lm", tiny_model, manifest(tmp_path, speech))
+    assert error_of(result) == "config.toml: No space left on device"
+    assert result.stdout == "lm_weight 1.5\n"
 
 
 def test_an_interrupt_is_one_line(

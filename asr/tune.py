@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.audio import read_audio
+from asr.audio import read_blocks
 from asr.confidence import (
     Weights,
     calibration_error,
@@ -29,6 +29,7 @@ from asr.metrics import ErrorRate, error_rate, right_words, word_error_rate
 from asr.model_dir import Packaged
 from asr.rescoring import Rescorer, has_rescorer, load_rescorer, second_score
 from asr.search_processes import processes_for
+from asr.segment import segments
 from asr.text import normalize
 from asr.tokenizer import Tokenizer
 from asr.word_graph import find_language_model
@@ -148,9 +149,12 @@ def tune_lm(
 
 
 def _emissions(packaged: Packaged, utterance: Utterance) -> Tensor:  # [1, T', V]
-    waveform = read_audio(utterance.audio, packaged.config.features.sample_rate)
-    log_probs, lengths = packaged.emissions(waveform[None], torch.tensor([len(waveform)]))
-    return log_probs[:, : int(lengths)].cpu()  # nothing of what is no speech
+    rate = packaged.config.features.sample_rate
+    parts = []
+    for _, waveform in segments(read_blocks(utterance.audio, rate), rate):
+        log_probs, lengths = packaged.emissions(waveform[None], torch.tensor([len(waveform)]))
+        parts.append(log_probs[:, : int(lengths)].cpu())  # nothing of what is no speech
+    return torch.cat(parts, 1)
 
 
 def fit_blank_penalty(

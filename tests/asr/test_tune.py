@@ -2,6 +2,8 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ import soundfile
 import torch
 
 import asr.tune
-from asr.audio import SAMPLE_RATE
+from asr.audio import SAMPLE_RATE, read_audio
 from asr.confidence import confidences
-from asr.config import DecodeConfig, load_config
+from asr.config import Config, DecodeConfig, load_config
 from asr.data import Utterance
 from asr.decode import BeamDecoder, GreedyDecoder
 from asr.errors import DataError
@@ -214,6 +216,22 @@ def test_tune_lm_hears_every_utterance_once(
     assert tuning.best.score.reference_length == 4
     assert calls[:2] == [1, 2]
     assert calls[2:] == list(range(1, len(tuning.trials) + 1))
+
+
+def test_a_long_recording_is_heard_in_pieces(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 45 * SAMPLE_RATE)
+    soundfile.write(tmp_path / "long.wav", noise, SAMPLE_RATE)
+    lengths = []
+
+    def emissions(waveforms: torch.Tensor, samples: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        lengths.append(waveforms.shape[1])
+        return waveforms[..., None], samples
+
+    network = SimpleNamespace(config=Config(name="test"), emissions=emissions)
+    utterance = Utterance("a", str(tmp_path / "long.wav"), 45.0, "A", "")
+    heard = asr.tune._emissions(cast(Any, network), utterance)
+    assert heard[0, :, 0].tolist() == read_audio(utterance.audio).tolist()
+    assert max(lengths) <= 20 * SAMPLE_RATE
 
 
 def test_weights_are_saved_in_the_model_directory(tiny_model: Path, tmp_path: Path) -> None:

@@ -358,14 +358,6 @@ def test_one_sound_may_end_a_word_and_begin_the_next(directory: Path) -> None:
     assert found.tokens == tuple(tokenizer.encode("CAT TOP"))
 
 
-def test_words_that_no_transcript_can_have_are_passed_over(tmp_path: Path) -> None:
-    """Of a language model from elsewhere."""
-    odd = ARPA.replace("-1.2\tCATS", "-1.2\tcats").replace("-1.1\tTHE\t", "-1.1\t<UNK>\t")
-    (tmp_path / "lm.arpa").write_text(odd.replace("THE SEA", "CAT SEA"))
-    words = load_word_graph(CharacterTokenizer(), tmp_path / "lm.arpa").words
-    assert sorted(words) == ["A", "CAT", "SEA", "SEE", "TOP"]
-
-
 def test_what_is_equally_likely_stands_in_the_order_of_its_words(tmp_path: Path) -> None:
     """Not of the places in memory: the same speech has the same transcript each time."""
     alike = ARPA.replace("-1.0\tSEA", "-1.1\tSEA").replace("<s> SEE", "<s> TOP")

@@ -103,6 +103,12 @@ def forbid_searching_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(WordSearch, "__call__")
 
 
+def test_words_that_no_transcript_can_have_are_passed_over(words: Vocabulary) -> None:
+    """Of a language model from elsewhere."""
+    words.language_model.write_text(ARPA.replace("BAD", "bad").replace("\tA\n", "\t<UNK>\n"))
+    assert words.load().words == ("AB",)
+
+
 def test_processes_find_what_this_one_finds(
     words: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,5 +21,5 @@ def model_card(
         f"speech{taught}.\nWeights: {weights}. "
         f"{metric} (greedy) on {', '.join(config.data.valid)}: {rate:.2%}.\n\n"
         "`config.toml` is the whole recipe. The licence of the weights follows from the data's"
-        f"{', and from those of these models' if teachers else ''}.\n"
+        + (", and from the teachers'.\n" if teachers else ".\n")
     )

@@ -28,9 +28,9 @@ from asr.text import foreign_letters, normalize
 from asr.threads import pool_with_cores
 
 _CUTS = {".jsonl", ".json", ".yaml", ".yml"}  # then perhaps .gz
-# What lhotse raises on other files; of a truncated one EOFError, or zlib's error.
+# What lhotse raises on fields that are missing or of other types.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError, AssertionError)
-_NO_CUTS = (OSError, EOFError, zlib.error, *_MALFORMED)
+_NO_CUTS = (OSError, EOFError, zlib.error, *_MALFORMED)  # the two of truncated files
 _ROUNDING = 0.001  # seconds that a cut's duration and its recording's may differ
 _CHANGED = 0.2  # seconds by which no container is wrong about its recording
 

@@ -4,9 +4,6 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from numbers import Real
 from pathlib import Path
-from typing import Any
-
-from flashlight.lib.text.decoder import LM
 
 from asr.errors import ConfigError, DataError
 from asr.text import foreign_letters, normalize
@@ -51,34 +48,3 @@ def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float
     if not all(isinstance(x, Real) and isfinite(x) for x in hotwords.values()):
         raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
     return {word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()}
-
-
-class BoostedModel(LM):  # type: ignore[misc]
-    """A language model of flashlight's with a bonus for some of its words.
-
-    Each call goes through Python. There is one at each word's end that a search looks at, so that
-    transcription takes about twice as long.
-
-    Args:
-        model: scores words by label.
-        bonuses: label -> what is added to the log10-probability of the word.
-    """
-
-    def __init__(self, model: LM, bonuses: Mapping[int, float]) -> None:
-        super().__init__()
-        self._model = model
-        self._bonuses = dict(bonuses)
-
-    def start(self, start_with_nothing: bool) -> Any:
-        """State of an utterance's beginning."""
-        return self._model.start(start_with_nothing)
-
-    def score(self, state: Any, label: int) -> tuple[Any, float]:
-        """State after a word, and the word's log10-probability with its bonus."""
-        after, score = self._model.score(state, label)
-        return after, score + self._bonuses.get(label, 0.0)
-
-    def finish(self, state: Any) -> tuple[Any, float]:
-        """State and log10-probability of an utterance's end."""
-        after, score = self._model.finish(state)
-        return after, score

@@ -1,28 +1,20 @@
 """The words that beam search may find: a prefix tree of spellings and an n-gram model of words."""
 
-import gzip
-import os
-import threading
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from flashlight.lib.text.decoder import LM, SmearingMode, Trie
-from flashlight.lib.text.decoder.kenlm import KenLM
-from flashlight.lib.text.dictionary import Dictionary
 
+from asr.arpa import load_kenlm, read_unigrams
 from asr.errors import DataError
-from asr.hotwords import BoostedModel
 from asr.text import normalize
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, Tokenizer
 
 Spelling = tuple[int, ...]  # units of a word
 
-_NOT_WORDS = {"<s>", "</s>", "<unk>"}
 # Words with one spelling, of which flashlight's tree holds six at most. With three the search asks
 # the language model less, and had as many of the words of development speech right (RESULTS.md).
 _HOMOPHONES = 3
@@ -31,7 +23,6 @@ _HOMOPHONES = 3
 # the search took a seventh longer, and had 0.3 to 0.5 % more of the words of development speech
 # wrong with three networks of four (recipes/RESULTS.md).
 _FORESIGHT = 0.8
-_redirecting = threading.Lock()  # two threads at once would leave standard error redirected
 
 
 @dataclass(frozen=True)
@@ -62,9 +53,10 @@ def load_word_graph(
     Args:
         tokenizer: the model's.
         language_model: n-gram model in ARPA format, gzipped or not.
-        hotwords: normalised words and what is added to their log10-probabilities. Those that the
-            language model lacks are scored as its unknown word, those that the lexicon lacks
-            are spelled by rule. Of more than three words that sound alike the likeliest stay.
+        hotwords: normalised words and what is added to their log10-probabilities, which stay
+            negative: none is likelier than certain. Those that the language model lacks are as
+            likely as its rarest, those that the lexicon lacks are spelled by rule. Of more than
+            three words that sound alike the likeliest stay.
 
     Raises:
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
@@ -77,9 +69,8 @@ def load_word_graph(
     num_units = len(tokenizer.units)
     trie = Trie(3 * num_units, 0)
     rarest = min(unigrams.values())
-    promises = unigrams | {
-        word: unigrams.get(word, rarest) + bonus for word, bonus in hotwords.items()
-    }
+    unigrams |= {word: rarest for word in hotwords if word not in unigrams}
+    promises = unigrams | {word: unigrams[word] + bonus for word, bonus in hotwords.items()}
     # Likeliest first: of more homophones than stay, these are wanted.
     for word in sorted(promises, key=promises.__getitem__, reverse=True):
         for spelling in spellings(word) or _by_rule(tokenizer, word, hotwords):
@@ -97,10 +88,7 @@ def load_word_graph(
         )
     trie.smear(SmearingMode.MAX)
     words = tuple(labels)
-    model: LM = load_kenlm(language_model, words)
-    if hotwords:
-        bonuses = {labels[word]: bonus for word, bonus in hotwords.items() if word in labels}
-        model = BoostedModel(model, bonuses)
+    model = load_kenlm(language_model, words, hotwords)
     return WordGraph(words, trie, model, num_units, separator)
 
 
@@ -124,35 +112,6 @@ def find_language_model(directory: Path) -> Path:
     )
 
 
-def read_unigrams(path: Path) -> dict[str, float]:
-    """Words of an ARPA model, gzipped or not, with their log10-probabilities.
-
-    Raises:
-        DataError: the file is missing or not ARPA.
-    """
-    unigrams: dict[str, float] = {}
-    if path.exists() and not path.is_file():  # it is read twice
-        raise DataError(f"{path}: not a regular file; write what comes from it to one")
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("\\1-grams:"):
-                    break
-            for line in lines:
-                if not line.strip() or line.startswith("\\"):
-                    break
-                score, word = line.split()[:2]
-                if word not in _NOT_WORDS:
-                    unigrams[word] = float(score)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such language model; give an ARPA file") from None
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise DataError(f"{path}: expected an ARPA model, cannot read it: {error}") from None
-    if not unigrams:
-        raise DataError(f"{path}: expected an ARPA model, found no words under \\1-grams: in it")
-    return unigrams
-
-
 def _speller(tokenizer: Tokenizer, separator: int | None) -> Callable[[str], list[Spelling]]:
     if not isinstance(tokenizer, PhonemeTokenizer):
         first = [] if separator is None else [separator]
@@ -171,34 +130,3 @@ def _speller(tokenizer: Tokenizer, separator: int | None) -> Callable[[str], lis
 def _by_rule(tokenizer: Tokenizer, word: str, hotwords: Mapping[str, float]) -> list[Spelling]:
     """Spelling of a hotword that is not in the lexicon; of another word none."""
     return [tuple(tokenizer.encode(word))] if word in hotwords else []
-
-
-def load_kenlm(path: Path, words: tuple[str, ...]) -> KenLM:
-    """The ARPA model at `path`; its words are numbered as in `words`.
-
-    Raises:
-        DataError: the file is not ARPA.
-    """
-    try:
-        with _silent_stderr():
-            return KenLM(str(path), Dictionary(list(words)))
-    except RuntimeError as error:
-        # KenLM names its own source file and function first.
-        reason = " ".join(str(error).rpartition(" threw ")[2].split())
-        raise DataError(f"{path}: expected an ARPA model, cannot read it: {reason}") from None
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """KenLM draws a progress bar on the process's standard error, past `sys.stderr`."""
-    with _redirecting, Path(os.devnull).open("wb") as nowhere:
-        try:
-            saved = os.dup(2)
-        except OSError:  # closed: nobody reads it
-            saved = os.dup(nowhere.fileno())
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)

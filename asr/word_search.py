@@ -71,8 +71,7 @@ class WordSearch:
         self._decoder = LexiconDecoder(
             options, graph.trie, graph.language_model, silence, BLANK, -1, [], False
         )
-        # flashlight's decoder holds one search, and lets other threads run where a language model
-        # is in Python: two searches at once end in a segmentation fault.
+        # flashlight's decoder holds one search: two at once would end in a segmentation fault.
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, columns: Columns) -> Alternatives:

@@ -48,12 +48,12 @@ from kneser_ney import (
 )
 from numpy.typing import NDArray
 
+from asr.arpa import load_kenlm
 from asr.data import read_manifest
 from asr.errors import AsrError, DataError
 from asr.files import replacing
 from asr.lexicon import Lexicon
 from asr.text import normalize
-from asr.word_graph import load_kenlm
 
 MARKS = ("<unk>", "<s>", "</s>")
 _NEVER = -99.0  # ARPA's log10 of zero

@@ -1,8 +1,5 @@
 import gzip
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-import asr.word_graph
 from asr.config import DecodeConfig
 from asr.decode import BeamDecoder, Decoder, GreedyDecoder, build_decoder, greedy_decode
 from asr.errors import DataError
 from asr.lexicon import Lexicon
 from asr.tokenizer import CharacterTokenizer, PhonemeTokenizer, SubwordTokenizer, Tokenizer
-from asr.word_graph import load_kenlm, load_word_graph
+from asr.word_graph import load_word_graph
 
 torch.set_num_threads(1)
 
@@ -269,34 +265,6 @@ def test_of_many_homophones_the_likeliest_stay(
     decoder = build_decoder(BEAM, tokenizer, tmp_path)
     assert decode(decoder, emissions(tokenizer, "W IY")).words == (words[-1],)
     assert capfd.readouterr() == ("", "")  # neither KenLM nor the tree says anything
-
-
-def test_two_threads_that_load_models_leave_standard_error_open(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What KenLM prints is caught by redirecting the process's standard error for a moment."""
-    seconds = [0.2, 0.05]  # that loading takes, the first model's last
-    monkeypatch.setattr(asr.word_graph, "KenLM", lambda *_: time.sleep(seconds.pop()))
-    before, kept = os.fstat(2), os.dup(2)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda _: load_kenlm(Path("lm.arpa"), ("SEE",)), range(2)))
-    after = os.fstat(2)
-    os.dup2(kept, 2)
-    os.close(kept)
-    assert os.path.samestat(before, after)
-
-
-def test_a_closed_standard_error_is_no_hindrance(directory: Path) -> None:
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from asr.word_graph import load_kenlm\n"
-        "load_kenlm(Path(sys.argv[1]), ('SEE',))\n"
-        "print('loaded')"
-    )
-    command = [sys.executable, "-c", script, str(directory / "lm.arpa")]
-    run = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE)
-    assert run.stdout == b"loaded\n"
 
 
 def test_score_weighs_the_language_model_and_the_words(directory: Path) -> None:

@@ -252,6 +252,6 @@ def build_decoder(
     words = words or processes_for(tokenizer, directory, language_model, hotwords)
     words.limit(torch.get_num_threads())  # who made them may not have known: without torch
     second_pass = config.rescore_weight > 0 and language_model is None
-    rescorer = load_rescorer(directory, hotwords) if second_pass else None
+    rescorer = load_rescorer(directory) if second_pass else None
     words.check()
     return BeamDecoder(config, words, rescorer)

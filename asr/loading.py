@@ -43,7 +43,8 @@ def load_model(
         language_model: an ARPA file in place of the model's language models; it and `hotwords`
             need, and imply, beam search.
         hotwords: words that are expected; or such words, and what is added to the
-            log10-probability that a language model gives them: 4 unless it is said.
+            log10-probability that a language model gives them: 4 unless it is said. The search
+            takes longer by the number of different sounds, and numbers, that they end with.
 
     Raises:
         ModelError: no such model, or one that is incomplete or damaged.

@@ -8,13 +8,10 @@ rescorer.safetensors   weights (float16 or float32), whose shapes say how large 
 rescorer.model         the subwords (sentencepiece), with marks for a text's beginning and end
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from operator import add
 from pathlib import Path
-from types import MappingProxyType
 
 import sentencepiece
 import torch
@@ -102,18 +99,15 @@ class Rescorer:
     Args:
         pieces: the model's subwords.
         model: the language model.
-        hotwords: words and what is added to the log10-probability that a model gives them.
     """
 
     def __init__(
         self,
         pieces: sentencepiece.SentencePieceProcessor,
         model: SubwordModel,
-        hotwords: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         self._pieces = pieces
         self.model = model.eval()
-        self._hotwords = dict(hotwords)
 
     def __call__(self, found: Sequence[Alternatives], config: DecodeConfig) -> list[Alternatives]:
         """Each utterance's hypotheses with new scores, best first."""
@@ -130,9 +124,7 @@ class Rescorer:
         """ln p of each hypothesis' words and that they end there."""
         said = [hypothesis.words for hypothesis in chain(*found)]
         texts = self._pieces.encode([" ".join(words) for words in said])
-        log_probs = self.model.log_probs(texts, self._pieces.bos_id(), self._pieces.eos_id())
-        bonuses = (math.log(10) * sum(self._hotwords.get(w, 0.0) for w in words) for words in said)
-        scores = map(add, log_probs, bonuses)
+        scores = iter(self.model.log_probs(texts, self._pieces.bos_id(), self._pieces.eos_id()))
         return [[next(scores) for _ in hypotheses] for hypotheses in found]
 
 
@@ -148,14 +140,11 @@ def has_rescorer(directory: Path) -> bool:
     return (directory / RESCORER_FILES[0]).is_file()
 
 
-def load_rescorer(
-    directory: Path, hotwords: Mapping[str, float] = MappingProxyType({})
-) -> Rescorer:
+def load_rescorer(directory: Path) -> Rescorer:
     """The recurrent language model of a model directory, on the CPU in float32.
 
     Args:
         directory: where `RESCORER_FILES` are.
-        hotwords: see `Rescorer`.
 
     Raises:
         ModelError: a file is missing or damaged, or they do not fit each other.
@@ -177,7 +166,7 @@ def load_rescorer(
             f"{pieces_file}: expected {units} pieces with marks for beginning and end, "
             f"got {pieces.vocab_size()}; take both files from one model"
         )
-    return Rescorer(pieces, model, hotwords)
+    return Rescorer(pieces, model)
 
 
 def save_rescorer(

@@ -31,6 +31,8 @@ class WordGraph:
 
     flashlight ends a word at the first frame of what the tree has last. There a unit u that lasts
     one frame is V + u, and one that lasts several is u and then, for the last of them, 2 V + u.
+    Of hotwords these have columns of their own, from 3 V on, where the bonus is added: a language
+    model that knew of it would be one in Python, and the search take seven times as long.
     """
 
     words: tuple[str, ...]  # label -> word, likeliest first
@@ -38,6 +40,7 @@ class WordGraph:
     language_model: LM
     num_units: int  # V
     separator: int | None  # unit that every spelling begins with, if units are characters
+    bonuses: tuple[tuple[int, float], ...] = ()  # of column 3 V + n: the one it repeats, log10
 
 
 def load_word_graph(
@@ -53,10 +56,9 @@ def load_word_graph(
     Args:
         tokenizer: the model's.
         language_model: n-gram model in ARPA format, gzipped or not.
-        hotwords: normalised words and what is added to their log10-probabilities, which stay
-            negative: none is likelier than certain. Those that the language model lacks are as
-            likely as its rarest, those that the lexicon lacks are spelled by rule. Of more than
-            three words that sound alike the likeliest stay.
+        hotwords: normalised words and what is added to their log10-probabilities. Those that the
+            language model lacks are scored as its unknown word, those that the lexicon lacks
+            are spelled by rule. Of more than three words that sound alike the likeliest stay.
 
     Raises:
         DataError: the language model is missing or not ARPA, or no word of it is in the lexicon.
@@ -67,20 +69,26 @@ def load_word_graph(
     labels: dict[str, int] = {}
     homophones: Counter[Spelling] = Counter()
     num_units = len(tokenizer.units)
-    trie = Trie(3 * num_units, 0)
+    trie = Trie((3 + 2 * len(set(hotwords.values()))) * num_units, 0)
+    columns: dict[tuple[int, float], int] = {}  # what a hotword has in the place of a column
     rarest = min(unigrams.values())
-    unigrams |= {word: rarest for word in hotwords if word not in unigrams}
-    promises = unigrams | {word: unigrams[word] + bonus for word, bonus in hotwords.items()}
+    promises = unigrams | {
+        word: unigrams.get(word, rarest) + bonus for word, bonus in hotwords.items()
+    }
     # Likeliest first: of more homophones than stay, these are wanted.
     for word in sorted(promises, key=promises.__getitem__, reverse=True):
         for spelling in spellings(word) or _by_rule(tokenizer, word, hotwords):
             if homophones[spelling] < _HOMOPHONES:
                 homophones[spelling] += 1
                 label = labels.setdefault(word, len(labels))
-                *others, last = spelling
                 promise = _FORESIGHT * promises[word]
-                trie.insert([*others, num_units + last], label, promise)
-                trie.insert([*spelling, 2 * num_units + last], label, promise)
+                *others, last = spelling
+                ends = [num_units + last, 2 * num_units + last]
+                if word in hotwords:
+                    repeated = [(column, hotwords[word]) for column in ends]
+                    ends = [columns.setdefault(r, 3 * num_units + len(columns)) for r in repeated]
+                trie.insert([*others, ends[0]], label, promise)
+                trie.insert([*spelling, ends[1]], label, promise)
     if not labels:
         raise DataError(
             f"{language_model}: expected words of the lexicon, got none of them; make the "
@@ -88,8 +96,8 @@ def load_word_graph(
         )
     trie.smear(SmearingMode.MAX)
     words = tuple(labels)
-    model = load_kenlm(language_model, words, hotwords)
-    return WordGraph(words, trie, model, num_units, separator)
+    model = load_kenlm(language_model, words)
+    return WordGraph(words, trie, model, num_units, separator, tuple(columns))
 
 
 def separator_of(tokenizer: Tokenizer) -> int | None:

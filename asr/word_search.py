@@ -56,9 +56,11 @@ class WordSearch:
     def __init__(self, config: DecodeConfig, graph: WordGraph) -> None:
         self.config = config
         self._graph = graph
+        hot = [column % graph.num_units for column, _ in graph.bonuses]
+        self._units = [*range(graph.num_units)] * 3 + hot  # of each column
         options = LexiconDecoderOptions(
             beam_size=config.beam_size,
-            beam_size_token=3 * config.beam_size_token,  # columns
+            beam_size_token=3 * config.beam_size_token + len(graph.bonuses),  # columns
             beam_threshold=config.beam_threshold,
             lm_weight=config.lm_weight,
             word_score=config.word_score,
@@ -78,12 +80,20 @@ class WordSearch:
         """Search one utterance; threads take turns. There is at least one hypothesis."""
         if not columns.frames:
             return (Hypothesis((), (), (), 0.0, ()),)
+        emissions = self._with_bonuses(columns.emissions)
         with self._one_at_a_time:
-            emissions = columns.emissions
             results = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
             found = [self._read(result, columns.frames) for result in results[:_ALTERNATIVES]]
         # flashlight leaves those of equal score in the order of their addresses.
         return tuple(sorted(found, key=lambda said: (-said.score, said.words, said.word_frames)))
+
+    def _with_bonuses(self, emissions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[K, 3 V] -> [K, 3 V + columns of hotwords]."""
+        if not self._graph.bonuses:
+            return emissions
+        repeated, bonuses = zip(*self._graph.bonuses, strict=True)
+        hot = emissions[:, repeated] + self.config.lm_weight * np.array(bonuses, np.float32)
+        return np.concatenate([emissions, hot], axis=1)
 
     def _read(self, result: Any, kept: Sequence[int]) -> Hypothesis:
         """Read the best path; flashlight adds a step before the first frame and after the last."""
@@ -94,7 +104,7 @@ class WordSearch:
         start = None  # first frame of the word that is being read
         previous = BLANK
         for frame, column, label in zip(kept, result.tokens[1:-1], result.words[1:-1], strict=True):
-            token = column % self._graph.num_units
+            token = self._units[column]
             within = start is not None or token == self._graph.separator
             if token != BLANK and not (token == previous and within) and frame >= 0:
                 tokens.append(token)

@@ -52,51 +52,98 @@ def lm(tmp_path: Path) -> Path:
     return path
 
 
-def _emissions(tokenizer: Tokenizer, text: str) -> Tensor:
-    units = [index for unit in tokenizer.encode(text) for index in (unit, 0)]
+def _emissions(tokenizer: Tokenizer, text: str, frames: int = 1) -> Tensor:
+    units = [index for unit in tokenizer.encode(text) for index in (*[unit] * frames, 0)]
     probabilities = torch.full((1, len(units), len(tokenizer.units)), 0.1 / len(tokenizer.units))
     probabilities[0, torch.arange(len(units)), torch.tensor(units)] = 0.9
     return probabilities.log()
 
 
 def _decode(
-    tokenizer: Tokenizer, lm: Path, said: str, hotwords: dict[str, float]
+    tokenizer: Tokenizer,
+    lm: Path,
+    said: Tensor,  # emissions
+    hotwords: dict[str, float],
+    **settings: Any,
 ) -> tuple[tuple[str, ...], float]:
-    config = DecodeConfig(method="beam", lm_weight=1.0)
+    config = DecodeConfig(method="beam", lm_weight=0.5, **settings)
     decoder = build_decoder(config, tokenizer, lm.parent, hotwords=hotwords)
-    log_probs = _emissions(tokenizer, said)
-    (found,) = decoder(log_probs, torch.tensor([log_probs.shape[1]]))
+    (found,) = decoder(said, torch.tensor([said.shape[1]]))
     return found.words, found.score
 
 
+@pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("tokenizer", [PHONEMES, CharacterTokenizer()], ids=["phone", "character"])
-def test_the_bonus_is_what_is_added(tokenizer: Tokenizer, lm: Path) -> None:
-    words, score = _decode(tokenizer, lm, "TOE SEE", {})
-    boosted_words, boosted = _decode(tokenizer, lm, "TOE SEE", {"SEE": 1.5, "SEA": 0.1})
+def test_the_bonus_is_what_is_added(tokenizer: Tokenizer, lm: Path, frames: int) -> None:
+    said = _emissions(tokenizer, "TOE SEE", frames)
+    settings = {"beam_size_token": len(tokenizer.units), "beam_size": 1000, "beam_threshold": 50.0}
+    words, score = _decode(tokenizer, lm, said, {}, **settings)
+    hotwords = {"SEE": 1.5, "SEA": 0.1}
+    boosted_words, boosted = _decode(tokenizer, lm, said, hotwords, **settings)
     assert words == (("TOE", "SEE") if tokenizer is not PHONEMES else ("TOE", "SEA"))
     assert boosted_words == ("TOE", "SEE")
-    assert boosted - score == pytest.approx(1.5 - (0.7 if tokenizer is PHONEMES else 0), abs=1e-4)
+    added = 1.5 - (0.7 if tokenizer is PHONEMES else 0)
+    assert boosted - score == pytest.approx(0.5 * added, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_bonus_for_all_words_leaves_the_same_paths(lm: Path, seed: int) -> None:
+    noise = torch.randn(1, 9, len(PHONEMES.units), generator=torch.Generator().manual_seed(seed))
+    wide = {"beam_size_token": len(PHONEMES.units), "beam_size": 3000, "beam_threshold": 50.0}
+    words, score = _decode(PHONEMES, lm, noise.log_softmax(-1), {}, **wide)
+    hotwords = dict.fromkeys(["SEA", "SEE", "TOE"], 0.1)
+    assert _decode(PHONEMES, lm, noise.log_softmax(-1), hotwords, **wide) == (
+        words,
+        pytest.approx(score + 0.5 * 0.1 * len(words), abs=1e-4),
+    )
+    assert words
+
+
+def test_hotwords_leave_room_for_what_else_was_said(lm: Path) -> None:
+    """Of each frame the likeliest units are read, and what ends a hotword seems likelier still."""
+    spellings = ["S IY", "T OW", "OW IY S S", "IY S T T", "S S T OW", "T T OW IY"]
+    others = {f"NAME{letter}": 14.0 for letter in "ABCD"}
+    words = zip(["SEA", "TOE", *others], map(str.split, spellings), strict=True)
+    tokenizer = PhonemeTokenizer(Lexicon(words))
+    said = _emissions(tokenizer, "TOE SEA")
+    assert _decode(tokenizer, lm, said, others, beam_size_token=1)[0] == ("TOE", "SEA")
 
 
 def test_a_word_that_the_language_model_lacks_is_found(lm: Path) -> None:
-    assert _decode(PHONEMES, lm, "TEA TOE", {})[0] != ("TEA", "TOE")
-    assert _decode(PHONEMES, lm, "TEA TOE", {"TEA": 2.0})[0] == ("TEA", "TOE")
-    assert _decode(CharacterTokenizer(), lm, "TEA TOE", {"TEA": 2.0})[0] == ("TEA", "TOE")
+    assert _decode(PHONEMES, lm, _emissions(PHONEMES, "TEA TOE"), {})[0] != ("TEA", "TOE")
+    assert _decode(PHONEMES, lm, _emissions(PHONEMES, "TEA TOE"), {"TEA": 2.0})[0] == ("TEA", "TOE")
+    assert _decode(
+        CharacterTokenizer(), lm, _emissions(CharacterTokenizer(), "TEA TOE"), {"TEA": 2.0}
+    )[0] == ("TEA", "TOE")
 
 
 def test_of_more_hotwords_that_sound_alike_than_a_tree_holds_one_is_found(lm: Path) -> None:
     hotwords = dict.fromkeys(["SEA", "TEE", "TEA", "TE", "TIE", "TI", "TEY", "TEIE", "TEEE"], 4.0)
     lexicon = Lexicon((word, ["S" if word == "SEA" else "T", "IY"]) for word in hotwords)
-    words, _ = _decode(PhonemeTokenizer(lexicon), lm, "TEA", hotwords)
+    tokenizer = PhonemeTokenizer(lexicon)
+    words, _ = _decode(tokenizer, lm, _emissions(tokenizer, "TEA"), hotwords)
     assert words[0] in hotwords
 
 
 def test_a_word_that_was_not_said_is_not_found(lm: Path) -> None:
-    assert _decode(PHONEMES, lm, "TOE SEA", {"ZEBRA": 4.0})[0] == ("TOE", "SEA")
+    assert _decode(PHONEMES, lm, _emissions(PHONEMES, "TOE SEA"), {"ZEBRA": 4.0})[0] == (
+        "TOE",
+        "SEA",
+    )
 
 
-def test_a_graph_without_hotwords_has_no_detour_through_python(lm: Path) -> None:
-    assert type(load_word_graph(PHONEMES, lm).language_model).__name__ == "KenLM"
+def test_words_may_have_different_bonuses(lm: Path) -> None:
+    graph = load_word_graph(PHONEMES, lm, {"SEE": 1.0, "TOE": 2.0, "TEA": 1.0})
+    ends = [PHONEMES.units.index(unit) for unit in ("IY", "OW")]
+    columns = [
+        (len(PHONEMES.units) * late + end, bonus)
+        for late in (1, 2)
+        for end, bonus in zip(ends, (1.0, 2.0), strict=True)
+    ]
+    assert sorted(graph.bonuses) == sorted(columns)  # SEE and TEA share theirs
+    assert type(graph.language_model).__name__ == "KenLM"  # no detour through Python
+    said = {"SEE": 1.0, "SEA": 0.1, "TOE": -3.0}
+    assert _decode(PHONEMES, lm, _emissions(PHONEMES, "TOE SEE"), said)[0][-1] == "SEE"
 
 
 def test_a_file_holds_words(tmp_path: Path) -> None:

@@ -128,14 +128,6 @@ def test_what_the_model_knows_comes_first(folder: Path) -> None:
     assert rescorer(found, kept) == found
 
 
-def test_hotwords_are_likelier_by_what_was_asked_for(folder: Path) -> None:
-    found: list[Alternatives] = [(_said("SEE THE SEE", 0.0), _said("SEA", 0.0))]
-    ((twice, never),) = load_rescorer(folder).log_probs(found)
-    ((twice_hot, never_hot),) = load_rescorer(folder, {"SEE": 1.5}).log_probs(found)
-    assert twice_hot == pytest.approx(twice + 2 * 1.5 * math.log(10))
-    assert never_hot == never
-
-
 def test_the_decoder_asks_it_unless_another_language_model_is_given(folder: Path) -> None:
     tokenizer = PhonemeTokenizer(
         Lexicon([("THE", ("DH", "AH")), ("SEA", ("S", "IY")), ("SEE", ("S", "IY"))])

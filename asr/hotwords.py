@@ -1,7 +1,6 @@
 """Words that are expected: found though the language model is against them."""
 
 from collections.abc import Iterable, Mapping
-from math import isfinite
 from numbers import Real
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from asr.errors import ConfigError, DataError
 from asr.text import foreign_letters, normalize
 
 HOTWORD_SCORE = 4.0  # log10: 10,000 times as likely
+_MOST = 100.0  # either way: more would be more than what the search takes for never
 
 
 def read_hotwords(path: Path) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float
 
     Raises:
         ConfigError: these are no words, or have letters of another script, or a number is not
-            finite.
+            from -100 to 100.
     """
     if isinstance(hotwords, Iterable) and not isinstance(hotwords, str | Mapping):
         hotwords = dict.fromkeys(hotwords, HOTWORD_SCORE)
@@ -45,6 +45,11 @@ def bonuses_of(hotwords: Mapping[str, float] | Iterable[str]) -> dict[str, float
         raise ConfigError(f"hotwords: expected words, or words with numbers, got {hotwords!r}")
     if letters := foreign_letters(" ".join(hotwords)):
         raise ConfigError(f"hotwords: expected letters of A-Z, got {letters}")
-    if not all(isinstance(x, Real) and isfinite(x) for x in hotwords.values()):
-        raise ConfigError(f"hotwords: expected finite bonuses, got {dict(hotwords)}")
+    wrong = {
+        word: bonus
+        for word, bonus in hotwords.items()
+        if not (isinstance(bonus, Real) and abs(float(bonus)) <= _MOST)
+    }
+    if wrong:
+        raise ConfigError(f"hotwords: expected bonuses from {-_MOST:g} to {_MOST:g}, got {wrong}")
     return {word: bonus for text, bonus in hotwords.items() for word in normalize(text).split()}

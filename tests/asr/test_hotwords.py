@@ -166,9 +166,9 @@ def test_greedy_decoding_has_no_hotwords() -> None:
         load_model(device="cpu", method="greedy", hotwords={"SON": 4.0})
 
 
-@pytest.mark.parametrize("bonus", [math.nan, math.inf, None, "4"])
+@pytest.mark.parametrize("bonus", [math.nan, math.inf, -101, None, "4"])
 def test_a_bonus_is_a_number(bonus: Any) -> None:
-    with pytest.raises(ConfigError, match="hotwords: expected finite bonuses, got"):
+    with pytest.raises(ConfigError, match="hotwords: expected bonuses from -100 to 100, got"):
         load_model(device="cpu", hotwords={"SON": bonus})
 
 
